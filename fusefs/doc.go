@@ -1,0 +1,2 @@
+// Package fusefs serves images as file systems over FUSE.
+package fusefs

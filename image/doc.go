@@ -1,0 +1,2 @@
+// Package image gets, converts, stores, opens and describes container images.
+package image

@@ -1,0 +1,2 @@
+// Package layer merges container image layers into one tree.
+package layer

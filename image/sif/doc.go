@@ -1,0 +1,2 @@
+// Package sif reads and writes the Singularity Image Format.
+package sif
