@@ -19,7 +19,7 @@ const module = "github.com/coracle-runtime/coracle"
 // besides itself. It is not changed to fix a build.
 var floors = map[string][]string{
 	"cmd":         {"native", "oci", "image", "overlay", "fusefs", "userns"},
-	"native":      {"oci", "image", "overlay", "userns"},
+	"native":      {"oci", "image", "overlay"},
 	"oci":         {"image", "overlay", "fusefs", "userns"},
 	"overlay":     {"fusefs", "image"},
 	"fusefs":      {"image"},

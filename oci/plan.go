@@ -101,3 +101,6 @@ type Namespaces struct {
 	PIDOptional bool   `json:"pidOptional,omitempty"`
 	PIDWarn     string `json:"pidWarn,omitempty"`
 }
+
+// IDs is userns.Map under a name that the floors above may use.
+type IDs = userns.Map
