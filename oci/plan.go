@@ -56,16 +56,22 @@ type Entry struct {
 }
 
 // Mount is one mount below the new root.
+//
+// With WriteDirect nothing can be presented on top of the directory, so a mount
+// whose Target is missing there is left out with SingularityCE's warning:
+//
+//	Skipping mount SOURCE [TAG]: TARGET doesn't exist in container
 type Mount struct {
-	Type     string `json:"type"`               // bind, rbind, tmpfs, proc, sysfs, devpts, mqueue, cgroup2
+	Type     string `json:"type"`               // bind, rbind, tmpfs, proc, sysfs, devpts, mqueue, cgroup2, symlink
 	Source   string `json:"source,omitempty"`   // a path of the host for bind and rbind
 	Target   string `json:"target"`             // absolute; resolved below the root, symbolic links included
-	Flags    uint64 `json:"flags,omitempty"`    // MS_RDONLY, MS_NOSUID, …; a bind keeps the locked flags of its source
+	Flags    uint64 `json:"flags,omitempty"`    // MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC; a bind keeps the locked flags of its source, an rbind sets them on the whole tree
 	Data     string `json:"data,omitempty"`     // options of the file system
 	Optional bool   `json:"optional,omitempty"` // a failure is a debug line, not an error
 	Warn     string `json:"warn,omitempty"`     // with Optional: the warning that a failure gives instead, once
+	Tag      string `json:"tag,omitempty"`      // what asked for it: binds, home, tmp, cwd, files, kernel; shown when it is skipped
 	Symlink  string `json:"symlink,omitempty"`  // Type "symlink": what Target will point to (for a fresh /dev)
-	Mkdir    bool   `json:"mkdir,omitempty"`    // make Target (0755) first; for targets on a mount of this list
+	Mkdir    bool   `json:"mkdir,omitempty"`    // make Target first, a directory (0755) or an empty file as Source is; for targets on a mount of this list
 	Else     *Mount `json:"else,omitempty"`     // tried when the kernel refuses this one, such as rbind /proc for proc
 }
 
@@ -82,7 +88,7 @@ type Process struct {
 
 	Umask      int      `json:"umask"`              // -1 leaves the caller's
 	KeepCaps   bool     `json:"keepCaps"`           // all capabilities inside the namespace; else none
-	Bounding   []string `json:"bounding,omitempty"` // nil leaves the bounding set
+	Bounding   []string `json:"bounding,omitempty"` // names (CAP_CHOWN) that stay in the bounding set; nil leaves it alone
 	NoNewPrivs bool     `json:"noNewPrivs"`
 	UID        int      `json:"uid"` // inside
 	GID        int      `json:"gid"`
@@ -101,6 +107,3 @@ type Namespaces struct {
 	PIDOptional bool   `json:"pidOptional,omitempty"`
 	PIDWarn     string `json:"pidWarn,omitempty"`
 }
-
-// IDs is userns.Map under a name that the floors above may use.
-type IDs = userns.Map
