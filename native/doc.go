@@ -1,2 +1,28 @@
-// Package native plans the Singularity way of running: it turns flags, an image and facts about the host into an oci.Plan.
+// Package native plans the Singularity way of running a container, and resolves
+// what to execute once it is inside.
+//
+// [Plan] turns flags, an image and facts about the host into an [oci.Plan]; it
+// changes nothing and reads nothing but the image and the host files it is
+// given. The executor in package oci carries the plan out. Its last step inside
+// the container is [Resolve]: it sources the image's environment scripts with an
+// embedded shell interpreter, so that images without /bin/sh work too, and says
+// which program to execute.
+//
+// # Traps
+//
+// The order of mounts is SingularityCE's (dev, hosts and localtime, proc and
+// sys, home, tmp, scratch, generated files, the user's binds, the working
+// directory), with one exception: a home below /tmp comes after /tmp.
+//
+// SingularityCE clears the host's variables before the image's scripts run and
+// restores afterwards those that no script has set. So ${FOO:-default} in a
+// script never sees the host's FOO.
+//
+// Host variables reach a script's own commands only through SINGULARITYENV_ and
+// --env, and only those sourced after 99-base.sh.
+//
+// # Not here
+//
+// Nothing in this package mounts, forks or reads the process environment, save
+// commands that an image's own scripts run.
 package native

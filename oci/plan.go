@@ -72,6 +72,7 @@ type Mount struct {
 	Tag      string `json:"tag,omitempty"`      // what asked for it: binds, home, tmp, cwd, files, kernel; shown when it is skipped
 	Symlink  string `json:"symlink,omitempty"`  // Type "symlink": what Target will point to (for a fresh /dev)
 	Mkdir    bool   `json:"mkdir,omitempty"`    // make Target first, a directory (0755) or an empty file as Source is; for targets on a mount of this list
+	MakeDir  uint32 `json:"makeDir,omitempty"`  // permission bits to make a missing Source directory with first, parents included; for --workdir
 	Else     *Mount `json:"else,omitempty"`     // tried when the kernel refuses this one, such as rbind /proc for proc
 }
 
@@ -107,3 +108,6 @@ type Namespaces struct {
 	PIDOptional bool   `json:"pidOptional,omitempty"`
 	PIDWarn     string `json:"pidWarn,omitempty"`
 }
+
+// IDs is userns.Map under a name that the floors above may use.
+type IDs = userns.Map
