@@ -1,0 +1,24 @@
+package userns
+
+import (
+	"os"
+	"testing"
+)
+
+// TestMain makes the test binary its own child program: "x name …" runs
+// children[name] in place of the tests.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "x" {
+		os.Exit(runChild(os.Args[2], os.Args[3:]))
+	}
+	os.Exit(m.Run())
+}
+
+// needs skips a test that cannot run here; with CORACLE_TEST_STRICT=1 it fails.
+func needs(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CORACLE_TEST_STRICT") == "1" {
+		t.Fatalf("needs %s", what)
+	}
+	t.Skipf("needs %s", what)
+}
