@@ -1,0 +1,227 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Runtime starts containers.
+type Runtime struct {
+	Exe string // the program whose `x init` and `x fuse` are started; "" is /proc/self/exe
+	Log *slog.Logger
+
+	Stdin, Stdout, Stderr *os.File // nil is /dev/null
+
+	// Image, when set, is read in place of Plan.Root.Image.Path, which then only
+	// names it.
+	Image *os.File
+}
+
+// Status is how a payload ended.
+type Status struct {
+	Code   int            // exit status; 128+n for signal n
+	Signal syscall.Signal // 0, or the signal that killed it
+}
+
+// Run carries out a Plan and waits for the payload. The error is about the
+// container: *FUSEError where FUSE cannot be mounted, *ExecError for the
+// payload's program, *StepError for all else in x init, *userns.StartError and
+// *userns.HelperError for the namespaces. ctx kills the payload.
+func (r *Runtime) Run(ctx context.Context, p *Plan) (Status, error) {
+	// x init dies with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	p = r.choosePID(p)
+	status, err := r.runOnce(ctx, p)
+	var step *StepError
+	if errors.As(err, &step) && step.pid && p.Namespaces.PIDOptional {
+		// The probe was too hopeful: the kernel did refuse /proc.
+		return r.runOnce(ctx, r.withoutPID(p))
+	}
+	return status, err
+}
+
+// choosePID takes the PID namespace out of a Plan where a new /proc would be
+// refused.
+func (r *Runtime) choosePID(p *Plan) *Plan {
+	if !p.Namespaces.PID || !p.Namespaces.PIDOptional || procVisible() {
+		return p
+	}
+	return r.withoutPID(p)
+}
+
+func (r *Runtime) withoutPID(p *Plan) *Plan {
+	if p.Namespaces.PIDWarn != "" {
+		r.Log.Warn(p.Namespaces.PIDWarn)
+	}
+	without := *p
+	without.Namespaces.PID, without.Namespaces.Init = false, false
+	return &without
+}
+
+func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
+	c, err := r.start(p)
+	if err != nil {
+		return Status{}, err
+	}
+	defer c.close()
+	signals := newForwarder(c.init.Pid)
+	defer signals.stop()
+	defer context.AfterFunc(ctx, func() { unix.Kill(c.init.Pid, unix.SIGKILL) })()
+
+	err = c.untilStarted()
+	if err == nil {
+		go c.watchFUSE()
+		if p.Namespaces.PID && p.Namespaces.Init {
+			go c.readReports(signals)
+		}
+	}
+	raw, waitErr := signals.wait()
+	if err == nil {
+		err = waitErr
+	}
+	if err != nil {
+		return Status{}, c.cause(err)
+	}
+	return c.status(raw), nil
+}
+
+// container is a running container, from the caller's side.
+type container struct {
+	log    *slog.Logger
+	begun  time.Time
+	init   *os.Process
+	fuse   *os.Process // nil without an image
+	report *os.File    // from x init
+	serve  *os.File    // to and from x fuse; nil without an image
+
+	started bool
+	ended   chan struct{} // closed when a PID 1 that stays has said all
+	last    *uint32       // the payload's wait status, told by PID 1; after ended
+	fuseEnd chan error    // how x fuse ended, once; nil is as it should
+}
+
+// close lets x fuse know that the container may go on without us.
+func (c *container) close() {
+	if c.serve != nil {
+		unix.Sendto(int(c.serve.Fd()), []byte{released}, unix.MSG_NOSIGNAL, nil)
+		c.serve.Close()
+		c.fuse.Release()
+	}
+	c.report.Close()
+}
+
+// untilStarted reads x init's reports until the payload runs.
+func (c *container) untilStarted() error {
+	buf := make([]byte, maxFrame)
+	for {
+		f, err := receiveFrame(c.report, buf)
+		if err == io.EOF {
+			c.log.Debug("payload started", "after", time.Since(c.begun))
+			c.started = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.say(f)
+		switch {
+		case f.Fault != nil:
+			return f.Fault.err()
+		case f.Started:
+			c.log.Debug("payload started by PID 1", "after", time.Since(c.begun))
+			c.started = true
+			return nil
+		}
+	}
+}
+
+func (c *container) say(f *frame) {
+	if f.Debug != "" {
+		c.log.Debug(f.Debug)
+	}
+	if f.Warn != "" {
+		c.log.Warn(f.Warn)
+	}
+}
+
+// readReports listens to a PID 1 that stays.
+func (c *container) readReports(signals *forwarder) {
+	defer close(c.ended)
+	buf := make([]byte, maxFrame)
+	for {
+		f, err := receiveFrame(c.report, buf)
+		if err != nil {
+			return
+		}
+		c.say(f)
+		if f.Stopped {
+			signals.payloadStopped()
+		}
+		if f.Status != nil {
+			c.last = f.Status
+		}
+	}
+}
+
+// status prefers what PID 1 says: it cannot end by a signal itself.
+func (c *container) status(raw unix.WaitStatus) Status {
+	if c.ended != nil {
+		<-c.ended
+		if c.last != nil {
+			raw = unix.WaitStatus(*c.last)
+		}
+	}
+	s := Status{Code: exitCode(raw)}
+	if raw.Signaled() {
+		s.Signal = raw.Signal()
+	}
+	return s
+}
+
+// watchFUSE says so when the FUSE server ends before the payload.
+func (c *container) watchFUSE() {
+	if c.serve == nil {
+		return
+	}
+	if err := c.fuseError(); err != nil {
+		c.log.Error(fmt.Sprintf("the image's file system is gone: %v; the payload gets I/O errors", err))
+	}
+}
+
+// fuseError waits for the end of x fuse. It is nil after a regular one.
+func (c *container) fuseError() error {
+	f, err := receiveFrame(c.serve, make([]byte, maxFrame))
+	switch {
+	case err == io.EOF || errors.Is(err, unix.ECONNRESET):
+		return errors.New("x fuse was killed")
+	case errors.Is(err, os.ErrClosed), err != nil:
+		return nil
+	case f.Fault != nil:
+		return f.Fault.err()
+	}
+	return nil
+}
+
+// cause prefers the word of x fuse where x init lost its file system.
+func (c *container) cause(err error) error {
+	lost := errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) ||
+		errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EIO)
+	if c.serve == nil || !lost {
+		return err
+	}
+	if fuse := c.fuseError(); fuse != nil {
+		return fuse
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package oci
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// forwarder passes the caller's signals on to x init, which is the payload or
+// its PID 1.
+type forwarder struct {
+	pid     int
+	signals chan os.Signal
+}
+
+// newForwarder catches signals from now on. Before, they end the caller as
+// they please, and with it the container.
+func newForwarder(pid int) *forwarder {
+	f := &forwarder{pid: pid, signals: make(chan os.Signal, 64)}
+	signal.Notify(f.signals, forwardable()...)
+	go func() {
+		for s := range f.signals {
+			f.forward(s.(syscall.Signal))
+		}
+	}()
+	return f
+}
+
+func (f *forwarder) stop() {
+	signal.Stop(f.signals)
+	close(f.signals)
+}
+
+// forward leaves out what the payload has got by itself: the terminal signals
+// its whole foreground process group. SingularityCE leaves out all signals then,
+// and a TERM from kill(1) with them.
+func (f *forwarder) forward(s syscall.Signal) {
+	if !fromTerminal(s) || !foreground() {
+		unix.Kill(f.pid, s)
+	}
+}
+
+func fromTerminal(s syscall.Signal) bool {
+	switch s {
+	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGHUP, unix.SIGWINCH, unix.SIGCONT:
+		return true
+	}
+	return false
+}
+
+// foreground tells whether the terminal's signals reach us and the payload.
+func foreground() bool {
+	tty, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(tty)
+	group, err := unix.IoctlGetInt(tty, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// payloadStopped stops the caller after the payload, for the shell that waits
+// for the caller: Ctrl-Z, suspend, a read from the terminal in the background. The
+// caller's own TSTP stops nothing, so that a payload that handles it is not
+// left alone. What no shell would continue goes on waiting.
+func (f *forwarder) payloadStopped() {
+	if !underJobControl() {
+		return
+	}
+	unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	// Continued. A shell continues the whole group, other senders us alone.
+	unix.Kill(f.pid, unix.SIGCONT)
+}
+
+// underJobControl tells whether our parent is a shell with job control: in our
+// session, in another process group.
+func underJobControl() bool {
+	parent := unix.Getppid()
+	group, err := unix.Getpgid(parent)
+	if err != nil || group == unix.Getpgrp() {
+		return false
+	}
+	theirs, err := unix.Getsid(parent)
+	ours, err2 := unix.Getsid(0)
+	return err == nil && err2 == nil && ours == theirs
+}
+
+// wait returns the wait status of x init.
+func (f *forwarder) wait() (unix.WaitStatus, error) {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(f.pid, &status, unix.WUNTRACED, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, os.NewSyscallError("wait4", err)
+		case status.Stopped():
+			f.payloadStopped()
+		default:
+			return status, nil
+		}
+	}
+}
