@@ -2,13 +2,13 @@ package squashfs
 
 import (
 	"bytes"
-	"compress/zlib"
 	"fmt"
 	"io"
 	"runtime"
 	"sync"
 
 	"github.com/anchore/go-lzo"
+	"github.com/coracle-runtime/coracle/image/squashfs/inflate"
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
 	"github.com/pierrec/lz4/v4"
@@ -32,9 +32,9 @@ type decompressor struct {
 	compression Compression
 	window      int // largest decoded block, bytes
 
-	zstdOnce sync.Once
-	zstd     *zstd.Decoder
-	pool     sync.Pool // decoders of gzip or xz
+	zstdOnce  sync.Once
+	zstd      *zstd.Decoder
+	xzReaders sync.Pool
 }
 
 func (d *decompressor) init(c Compression, blockSize int) error {
@@ -53,7 +53,7 @@ func (d *decompressor) init(c Compression, blockSize int) error {
 func (d *decompressor) decompress(dst, src []byte) (n int, err error) {
 	switch d.compression {
 	case Gzip:
-		n, err = d.inflate(dst, src)
+		n, err = inflate.Zlib(dst, src)
 	case Zstd:
 		n, err = d.unzstd(dst, src)
 	default:
@@ -87,14 +87,6 @@ func (d *decompressor) guarded(dst, src []byte) (n int, err error) {
 	}
 }
 
-func (d *decompressor) inflate(dst, src []byte) (int, error) {
-	z, err := zlib.NewReader(bytes.NewReader(src))
-	if err != nil {
-		return 0, err
-	}
-	return readToEnd(z, dst)
-}
-
 func (d *decompressor) unzstd(dst, src []byte) (int, error) {
 	d.zstdOnce.Do(func() {
 		d.zstd, _ = zstd.NewReader(nil,
@@ -107,7 +99,7 @@ func (d *decompressor) unzstd(dst, src []byte) (int, error) {
 }
 
 func (d *decompressor) unxz(dst, src []byte) (int, error) {
-	z, _ := d.pool.Get().(*xz.Reader)
+	z, _ := d.xzReaders.Get().(*xz.Reader)
 	var err error
 	if z == nil {
 		z, err = xz.NewReader(bytes.NewReader(src), uint32(d.window))
@@ -119,7 +111,7 @@ func (d *decompressor) unxz(dst, src []byte) (int, error) {
 	}
 	n, err := readToEnd(z, dst)
 	if err == nil {
-		d.pool.Put(z)
+		d.xzReaders.Put(z)
 	}
 	return n, err
 }

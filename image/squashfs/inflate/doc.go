@@ -1,0 +1,19 @@
+// Package inflate decodes zlib streams (RFC 1950, RFC 1951) that lie in memory
+// as a whole, into a buffer that takes the whole result.
+//
+// compress/flate has to stop and go on at any byte and keeps a window; blocks
+// of an image need neither. Without them a 64-bit bit buffer, tables that give
+// two literals at once and copies of eight bytes decode at more than twice its
+// speed. The design follows libdeflate.
+//
+// # Traps
+//
+// The fast loop reads and writes beyond what it needs, and therefore runs only
+// while both buffers have room to spare; the last bytes go through a careful
+// loop that checks each step. Whatever the input, dst is never written behind
+// its length; what lies behind the returned length may have been overwritten.
+//
+// # Not here
+//
+// No streaming, no preset dictionaries, no gzip or raw deflate framing.
+package inflate
