@@ -75,20 +75,31 @@ func (in *initProcess) privileges() error {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil {
 			return &StepError{Step: "drop capability " + capNames[c], Err: err}
 		}
-		if p.KeepCaps {
-			unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_LOWER, uintptr(c), 0, 0)
-		}
 	}
 	if err := in.changeIDs(); err != nil {
 		return err
 	}
-	if !p.KeepCaps {
-		// The ambient set goes with the inheritable one.
-		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var none [2]unix.CapUserData
-		if err := unix.Capset(&hdr, &none[0]); err != nil {
-			return &StepError{Step: "drop capabilities", Err: err}
-		}
+	switch {
+	case !p.KeepCaps:
+		err = setCapabilities(func(unix.CapUserData, int) (d unix.CapUserData) { return d })
+	case p.UID == 0 || len(drop) > 0:
+		err = setCapabilities(func(d unix.CapUserData, word int) unix.CapUserData {
+			for _, c := range drop {
+				if c/32 == word {
+					d.Permitted &^= 1 << (c % 32)
+				}
+			}
+			d.Effective, d.Inheritable = d.Permitted, d.Inheritable&d.Permitted
+			if p.UID == 0 {
+				// execve gives them anyway; inherited they would outlive
+				// a change to another user (CVE-2022-24769).
+				d.Inheritable = 0
+			}
+			return d
+		})
+	}
+	if err != nil {
+		return &StepError{Step: "drop capabilities", Err: err}
 	}
 	if p.NoNewPrivs {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -96,6 +107,20 @@ func (in *initProcess) privileges() error {
 		}
 	}
 	return nil
+}
+
+// setCapabilities changes both words of this thread's sets. The ambient set
+// follows the inheritable one down.
+func setCapabilities(change func(d unix.CapUserData, word int) unix.CapUserData) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &sets[0]); err != nil {
+		return err
+	}
+	for i := range sets {
+		sets[i] = change(sets[i], i)
+	}
+	return unix.Capset(&hdr, &sets[0])
 }
 
 // boundingDrops lists the capabilities that leave the bounding set. execve
@@ -167,26 +192,17 @@ func (in *initProcess) changeIDs() error {
 // raiseAmbient makes all permitted capabilities survive the execve of a uid
 // other than 0.
 func raiseAmbient() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &sets[0]); err != nil {
-		return err
-	}
-	for i := range sets {
-		sets[i].Effective, sets[i].Inheritable = sets[i].Permitted, sets[i].Permitted
-	}
-	if err := unix.Capset(&hdr, &sets[0]); err != nil {
-		return err
-	}
-	for c := range capNames {
-		if sets[c/32].Permitted&(1<<(c%32)) == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0); err != nil {
-			return err
+	var held [2]uint32
+	err := setCapabilities(func(d unix.CapUserData, word int) unix.CapUserData {
+		held[word] = d.Permitted
+		return unix.CapUserData{Permitted: d.Permitted, Effective: d.Permitted, Inheritable: d.Permitted}
+	})
+	for c := 0; c < len(capNames) && err == nil; c++ {
+		if held[c/32]&(1<<(c%32)) != 0 {
+			err = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0)
 		}
 	}
-	return nil
+	return err
 }
 
 // callerIsGone looks at the report socket: nobody else holds its other end.
