@@ -9,7 +9,7 @@ type Data struct {
 	sparse uint64 // bytes of zero blocks, which are not stored
 
 	// For finding duplicates.
-	sums []uint64 // of the chunks: the blocks and the tail
+	sums []uint64 // of the blocks, or of the content of a small file
 	next *Data    // another content of the same writeKey
 	seq  uint64   // number of the last block handed to the pipe
 
@@ -17,7 +17,7 @@ type Data struct {
 	start  int64    // offset in the image of the first stored block
 	blocks []uint32 // stored sizes, as in the inode; zero or missing is a zero block
 
-	// The tail's place in a fragment; fragment is noFragment where there is none.
+	// The place of a small file; fragment is noFragment for others.
 	fragment       uint32
 	fragmentOffset uint32 // bytes in the fragment block, uncompressed
 }

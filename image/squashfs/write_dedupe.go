@@ -9,24 +9,24 @@ import (
 
 // writeDedupe finds files whose content is stored already. A file that starts
 // like an earlier one of its size is not stored while it goes on like it: each
-// chunk (block or tail) of the same hash is compared with the stored one, which
-// is faster to decode than the new one is to compress. Where they part, the
-// chunks held back so far are stored after all. So nothing is ever taken back,
-// and the hash's random seed decides nothing.
+// block of the same hash is compared with the stored one, which is faster to
+// decode than the new one is to compress. Where they part, the blocks held back
+// so far are stored after all. So nothing is ever taken back, and the hash's
+// random seed decides nothing.
 type writeDedupe struct {
 	w          *Writer
 	decompress writeDecompressor
 	seed       maphash.Seed
 	seen       map[writeKey]*Data
 	stored     []byte // scratch: a block as stored
-	chunk      []byte // scratch: a chunk, decoded
+	block      []byte // scratch: a block, decoded
 	other      []byte // scratch: another
 }
 
 // writeKey is what files must have in common to be compared.
 type writeKey struct {
 	size int64
-	sum  uint64 // of the first chunk
+	sum  uint64 // of the first block
 }
 
 func (x *writeDedupe) init(w *Writer, decompress writeDecompressor) {
@@ -35,7 +35,7 @@ func (x *writeDedupe) init(w *Writer, decompress writeDecompressor) {
 	x.seed = maphash.MakeSeed()
 	x.seen = map[writeKey]*Data{}
 	size := w.options.BlockSize
-	x.stored, x.chunk, x.other = make([]byte, size), make([]byte, size), make([]byte, size)
+	x.stored, x.block, x.other = make([]byte, size), make([]byte, size), make([]byte, size)
 }
 
 // writeFile is a file while WriteData stores it.
@@ -46,39 +46,28 @@ type writeFile struct {
 	cursor writeCursor // in twin
 }
 
-// addBlock takes the next full block.
-func (f *writeFile) addBlock(b *writeBlock) error {
-	index := int64(len(f.d.sums))
+// add takes the next block, or the short one at the end.
+func (f *writeFile) add(b *writeBlock) error {
 	same, err := f.follow(b.raw)
 	if same || err != nil {
 		f.w.pipe.put(b)
 		return err
 	}
-	f.store(b, index)
+	f.store(b, int64(len(f.d.sums)-1))
 	return nil
 }
 
-// addTail takes the piece after the last full block, which is never empty.
-func (f *writeFile) addTail(tail []byte) error {
-	index := int64(len(f.d.sums))
-	same, err := f.follow(tail)
+// addSmall takes the whole content of a file smaller than a block.
+func (f *writeFile) addSmall(content []byte) error {
+	same, err := f.follow(content)
 	if same || err != nil {
 		return err
 	}
-	if isZero(tail) {
-		f.d.sparse += uint64(len(tail))
+	if isZero(content) {
+		f.d.sparse = uint64(len(content))
 		return nil
 	}
-	if !packsTail(f.d.size, len(tail), f.w.options.BlockSize) {
-		b, err := f.w.pipe.get()
-		if err != nil {
-			return err
-		}
-		b.raw = b.raw[:copy(b.raw, tail)]
-		f.store(b, index)
-		return nil
-	}
-	return f.w.fragments.add(f.d, tail)
+	return f.w.fragments.add(f.d, content)
 }
 
 func (f *writeFile) store(b *writeBlock, index int64) {
@@ -106,22 +95,25 @@ func (f *writeFile) end() *Data {
 	return d
 }
 
-// follow reports whether the file, with chunk as its next one, is still the
+// follow reports whether the file, with block as its next one, is still the
 // same as an earlier one. Where it ceases to be, it stores what was held back.
-func (f *writeFile) follow(chunk []byte) (bool, error) {
+func (f *writeFile) follow(block []byte) (bool, error) {
 	x := &f.w.dedupe
 	d := f.d
-	d.sums = append(d.sums, maphash.Bytes(x.seed, chunk))
+	d.sums = append(d.sums, maphash.Bytes(x.seed, block))
 	held := len(d.sums) - 1
 	candidate := f.twin
 	if held == 0 {
 		candidate = x.seen[writeKey{d.size, d.sums[0]}]
 	}
 	for ; candidate != nil; candidate = candidate.next {
-		if !slices.Equal(candidate.sums[:held+1], d.sums) {
+		if candidate.sums[held] != d.sums[held] {
 			continue
 		}
-		same, err := f.compare(candidate, chunk)
+		if candidate != f.twin && !slices.Equal(candidate.sums[:held], d.sums[:held]) {
+			continue
+		}
+		same, err := f.compare(candidate, block)
 		if err != nil || same {
 			return same, err
 		}
@@ -131,9 +123,9 @@ func (f *writeFile) follow(chunk []byte) (bool, error) {
 	return false, err
 }
 
-// compare makes candidate the twin if the file is the same as it, chunk
+// compare makes candidate the twin if the file is the same as it, block
 // included.
-func (f *writeFile) compare(candidate *Data, chunk []byte) (bool, error) {
+func (f *writeFile) compare(candidate *Data, block []byte) (bool, error) {
 	x := &f.w.dedupe
 	cursor := f.cursor
 	if candidate != f.twin {
@@ -145,11 +137,11 @@ func (f *writeFile) compare(candidate *Data, chunk []byte) (bool, error) {
 			}
 		}
 	}
-	theirs := x.chunk[:len(chunk)]
+	theirs := x.block[:len(block)]
 	if err := cursor.next(theirs); err != nil {
 		return false, err
 	}
-	if !bytes.Equal(theirs, chunk) {
+	if !bytes.Equal(theirs, block) {
 		return false, nil
 	}
 	f.twin, f.cursor = candidate, cursor
@@ -161,13 +153,13 @@ func (f *writeFile) compare(candidate *Data, chunk []byte) (bool, error) {
 func (x *writeDedupe) samePrefix(a *Data, cursor *writeCursor, n int) (bool, error) {
 	first := writeCursor{x: x, d: a}
 	for range n {
-		if err := first.next(x.chunk); err != nil {
+		if err := first.next(x.block); err != nil {
 			return false, err
 		}
 		if err := cursor.next(x.other); err != nil {
 			return false, err
 		}
-		if !bytes.Equal(x.chunk, x.other) {
+		if !bytes.Equal(x.block, x.other) {
 			return false, nil
 		}
 	}
@@ -194,7 +186,7 @@ func (f *writeFile) restore(n int64) error {
 	return nil
 }
 
-// writeCursor reads back a stored file, chunk by chunk.
+// writeCursor reads back a stored file, block by block.
 type writeCursor struct {
 	x     *writeDedupe
 	d     *Data
@@ -202,11 +194,10 @@ type writeCursor struct {
 	pos   int64 // of block index, from d.start
 }
 
-// next fills chunk, whose length is that of the next chunk.
-func (c *writeCursor) next(chunk []byte) error {
-	blockSize := int64(c.x.w.options.BlockSize)
-	if c.index == c.d.blockCount(int(blockSize)) {
-		return c.x.readTail(c.d, chunk)
+// next fills block, whose length is that of the next block.
+func (c *writeCursor) next(block []byte) error {
+	if c.d.fragment != noFragment {
+		return c.x.w.fragments.read(block, c.d)
 	}
 	if err := c.x.w.pipe.wait(c.d.seq); err != nil {
 		return err
@@ -215,7 +206,7 @@ func (c *writeCursor) next(chunk []byte) error {
 	if c.index < int64(len(c.d.blocks)) {
 		size = c.d.blocks[c.index]
 	}
-	if err := c.x.readBlock(chunk, c.d.start+c.pos, size); err != nil {
+	if err := c.x.readBlock(block, c.d.start+c.pos, size); err != nil {
 		return err
 	}
 	c.index++
@@ -242,20 +233,6 @@ func (x *writeDedupe) readBlock(raw []byte, pos int64, size uint32) error {
 	if err := x.decompress(raw, stored); err != nil {
 		return fmt.Errorf("read image back at byte %d: %w", pos, err)
 	}
-	return nil
-}
-
-// readTail fills tail from d's fragment.
-func (x *writeDedupe) readTail(d *Data, tail []byte) error {
-	if d.fragment == noFragment { // a zero tail
-		clear(tail)
-		return nil
-	}
-	raw, err := x.w.fragments.content(d.fragment)
-	if err != nil {
-		return err
-	}
-	copy(tail, raw[d.fragmentOffset:])
 	return nil
 }
 

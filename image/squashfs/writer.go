@@ -40,7 +40,7 @@ type Writer struct {
 	pipe      *writePipe
 	dedupe    writeDedupe
 	fragments writeFragments
-	tail      []byte // scratch for the last, short piece of a file
+	small     []byte // scratch for the content of a small file
 
 	dropped  map[string]bool // names of extended attributes that were not stored
 	finished bool
@@ -55,7 +55,7 @@ func NewWriter(out Output, o WriterOptions) (*Writer, error) {
 	w := &Writer{
 		options:    o,
 		compressor: func() (writeCompressor, error) { return newWriteCompressor(o) },
-		tail:       make([]byte, o.BlockSize),
+		small:      make([]byte, o.BlockSize),
 		dropped:    map[string]bool{},
 	}
 	decompress, err := newWriteDecompressor(o)
@@ -132,27 +132,28 @@ func (w *Writer) writeData(r io.Reader, size int64) (*Data, error) {
 		return nil, err
 	}
 	f := writeFile{w: w, d: &Data{writer: w, size: size, fragment: noFragment}}
-	blockSize := int64(w.options.BlockSize)
-	rest := size
-	for ; rest >= blockSize; rest -= blockSize {
+	if size < int64(w.options.BlockSize) {
+		content := w.small[:size]
+		if err := readWhole(r, content, 0, size); err != nil {
+			return nil, err
+		}
+		if err := f.addSmall(content); err != nil {
+			return nil, err
+		}
+		return f.end(), nil
+	}
+	for off := int64(0); off < size; {
 		b, err := w.pipe.get()
 		if err != nil {
 			return nil, err
 		}
-		if err := readWhole(r, b.raw, size-rest, size); err != nil {
+		b.raw = b.raw[:min(int64(len(b.raw)), size-off)]
+		if err := readWhole(r, b.raw, off, size); err != nil {
 			w.pipe.put(b)
 			return nil, err
 		}
-		if err := f.addBlock(b); err != nil {
-			return nil, err
-		}
-	}
-	if rest > 0 {
-		tail := w.tail[:rest]
-		if err := readWhole(r, tail, size-rest, size); err != nil {
-			return nil, err
-		}
-		if err := f.addTail(tail); err != nil {
+		off += int64(len(b.raw))
+		if err := f.add(b); err != nil {
 			return nil, err
 		}
 	}
