@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
@@ -93,41 +92,4 @@ func (o WriterOptions) compressorOptions() []byte {
 		return nil
 	}
 	return append(le.AppendUint16(nil, uint16(len(options))|metadataUncompressed), options...)
-}
-
-// writeDecompressor decodes blocks that a writeCompressor made, filling dst.
-type writeDecompressor func(dst, src []byte) error
-
-func newWriteDecompressor(o WriterOptions) (writeDecompressor, error) {
-	if o.Compression == Gzip {
-		return inflateWhole(), nil
-	}
-	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		return nil, fmt.Errorf("start zstd: %w", err)
-	}
-	return func(dst, src []byte) error {
-		got, err := r.DecodeAll(src, dst[:0])
-		if err == nil && len(got) != len(dst) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}, nil
-}
-
-func inflateWhole() writeDecompressor {
-	var r io.ReadCloser // made with the first block: it wants a header
-	return func(dst, src []byte) error {
-		in := bytes.NewReader(src)
-		var err error
-		if r == nil {
-			r, err = zlib.NewReader(in)
-		} else {
-			err = r.(zlib.Resetter).Reset(in, nil)
-		}
-		if err == nil {
-			_, err = io.ReadFull(r, dst)
-		}
-		return err
-	}
 }

@@ -15,7 +15,7 @@ import (
 // random seed decides nothing.
 type writeDedupe struct {
 	w          *Writer
-	decompress writeDecompressor
+	decompress decompressor
 	seed       maphash.Seed
 	seen       map[writeKey]*Data
 	stored     []byte // scratch: a block as stored
@@ -29,13 +29,13 @@ type writeKey struct {
 	sum  uint64 // of the first block
 }
 
-func (x *writeDedupe) init(w *Writer, decompress writeDecompressor) {
+func (x *writeDedupe) init(w *Writer) error {
 	x.w = w
-	x.decompress = decompress
 	x.seed = maphash.MakeSeed()
 	x.seen = map[writeKey]*Data{}
 	size := w.options.BlockSize
 	x.stored, x.block, x.other = make([]byte, size), make([]byte, size), make([]byte, size)
+	return x.decompress.init(w.options.Compression, size)
 }
 
 // writeFile is a file while WriteData stores it.
@@ -230,7 +230,11 @@ func (x *writeDedupe) readBlock(raw []byte, pos int64, size uint32) error {
 	if size&dataUncompressed != 0 {
 		return nil
 	}
-	if err := x.decompress(raw, stored); err != nil {
+	n, err := x.decompress.decompress(raw, stored)
+	if err == nil && n != len(raw) {
+		err = ErrCorrupt
+	}
+	if err != nil {
 		return fmt.Errorf("read image back at byte %d: %w", pos, err)
 	}
 	return nil

@@ -38,7 +38,8 @@ func writeListing(m *writeMeta, d *writeDir) error {
 		if indexed {
 			room = metadataSize - int(offset)
 		}
-		if indexed && here != block {
+		// The index has room for 512 MiB of listing; what follows is found slowly.
+		if indexed && here != block && len(d.index) < math.MaxUint16 {
 			d.index = append(d.index, writeDirIndex{uint32(size), uint32(here), entries[0].name})
 			block = here
 		}
@@ -48,7 +49,7 @@ func writeListing(m *writeMeta, d *writeDir) error {
 		size += int64(len(buf))
 		entries = entries[n:]
 	}
-	if size > math.MaxUint32-3 {
+	if size > math.MaxUint32-dirSlack {
 		return fmt.Errorf("%s: directory of more than 4 GiB", d.path())
 	}
 	d.size = uint32(size)
@@ -59,27 +60,22 @@ func writeListing(m *writeMeta, d *writeDir) error {
 func (d *writeDir) listingSize() int {
 	size := 0
 	for _, e := range d.entries {
-		size += runEntrySize + len(e.name)
+		size += dirEntrySize + len(e.name)
 	}
 	return size
 }
-
-const (
-	runHeaderSize = 12
-	runEntrySize  = 8 // without the name
-)
 
 // dirRun is how many of entries can stand behind one header, none of them
 // beginning at byte room or later.
 func dirRun(entries []writeEntry, room int) int {
 	first := entries[0].inode
-	size := runHeaderSize
+	size := dirHeaderSize
 	for i, e := range entries {
 		delta := int64(e.inode.number) - int64(first.number)
 		if i > 0 && (i == maxDirRun || size >= room || e.inode.ref>>16 != first.ref>>16 || delta != int64(int16(delta))) {
 			return i
 		}
-		size += runEntrySize + len(e.name)
+		size += dirEntrySize + len(e.name)
 	}
 	return len(entries)
 }

@@ -134,8 +134,7 @@ func (t *writeInodes) dirBody(d *writeDir, xattr uint32) (body []byte, extended 
 	if d.parent != nil {
 		parent = d.parent.inode.number
 	}
-	// Three bytes more, for . and .. that are not stored.
-	size := d.size + 3
+	size := d.size + dirSlack
 	if xattr == noXattr && size <= math.MaxUint16 && len(d.index) == 0 {
 		body = le.AppendUint32(body, uint32(d.block))
 		body = le.AppendUint32(body, d.inode.nlink)
@@ -172,8 +171,7 @@ func (t *writeInodes) fileBody(in *writeInode, xattr uint32) (body []byte, exten
 		body = le.AppendUint32(body, uint32(d.size))
 	} else {
 		extended = true
-		// As mksquashfs has it, a file is never all hole: the field, when it is
-		// not zero, also says that the block list may have zeros.
+		// As mksquashfs has it, a file is never all hole.
 		sparse := d.sparse
 		if d.size > 0 {
 			sparse = min(sparse, uint64(d.size)-1)

@@ -34,9 +34,7 @@ type Output interface {
 //
 // A Writer is used by one goroutine at a time. Close it in any case.
 type Writer struct {
-	options    WriterOptions
-	compressor func() (writeCompressor, error)
-
+	options   WriterOptions
 	pipe      *writePipe
 	dedupe    writeDedupe
 	fragments writeFragments
@@ -53,25 +51,23 @@ func NewWriter(out Output, o WriterOptions) (*Writer, error) {
 		return nil, fmt.Errorf("write squashfs: %w", err)
 	}
 	w := &Writer{
-		options:    o,
-		compressor: func() (writeCompressor, error) { return newWriteCompressor(o) },
-		small:      make([]byte, o.BlockSize),
-		dropped:    map[string]bool{},
+		options: o,
+		small:   make([]byte, o.BlockSize),
+		dropped: map[string]bool{},
 	}
-	decompress, err := newWriteDecompressor(o)
-	if err != nil {
+	if err := w.dedupe.init(w); err != nil {
 		return nil, fmt.Errorf("write squashfs: %w", err)
 	}
+	w.fragments.w = w
 	compressors := make([]writeCompressor, o.Workers)
 	for i := range compressors {
-		if compressors[i], err = w.compressor(); err != nil {
+		var err error
+		if compressors[i], err = newWriteCompressor(o); err != nil {
 			return nil, fmt.Errorf("write squashfs: %w", err)
 		}
 	}
 	w.pipe = newWritePipe(out, o.BlockSize, compressors)
 	w.pipe.pos = superblockSize + int64(len(o.compressorOptions()))
-	w.dedupe.init(w, decompress)
-	w.fragments.w = w
 	return w, nil
 }
 
@@ -199,7 +195,7 @@ func (w *Writer) finish(root *Node) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	c, err := w.compressor()
+	c, err := newWriteCompressor(w.options)
 	if err != nil {
 		return 0, err
 	}
