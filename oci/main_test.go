@@ -33,6 +33,8 @@ func hidden(name string, args []string) int {
 		}
 	case "caller":
 		return callerMain(args)
+	case "shell":
+		return shellMain(args)
 	}
 	return 0
 }

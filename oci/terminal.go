@@ -3,6 +3,7 @@ package oci
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +70,11 @@ func (f *forwarder) payloadStopped() {
 	if !underJobControl() {
 		return
 	}
-	unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	// Sent to this thread: sent to the process, another one would take it, and
+	// this one could run on for a moment.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 	// Continued. A shell continues the whole group, other senders us alone.
 	unix.Kill(f.pid, unix.SIGCONT)
 }
