@@ -47,7 +47,11 @@ func (p *planner) mountCwd() error {
 			return nil
 		}
 	}
-	if st, err := (view{p}).Lstat(inside); err == nil && !st.IsDir() || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	st, err = view{p}.Lstat(inside)
+	if missing := errors.Is(err, fs.ErrNotExist); missing && p.plan.Root.Write == oci.WriteDirect {
+		p.verbose("Not mounting CWD, %s doesn't exist within container", inside)
+		return nil
+	} else if !missing && (err != nil || !st.IsDir()) {
 		p.verbose("Not mounting CWD, %s is no directory in the container", inside)
 		return nil
 	}

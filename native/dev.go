@@ -79,7 +79,7 @@ func (p *planner) addDevice(source, target string) {
 	if _, st, err := p.hostType(source); err != nil || st.IsDir() {
 		return
 	}
-	p.add(oci.Mount{Type: "bind", Source: source, Target: target, Flags: noSUID | unix.MS_NOEXEC, Mkdir: true, Tag: "dev"})
+	p.add(oci.Mount{Type: "bind", Source: source, Target: target, Flags: noSUID, Mkdir: true, Tag: "dev"})
 }
 
 // skipDevBind tells whether a bind below /dev is left out, as it is there

@@ -30,7 +30,7 @@ func (p *planner) presentIdentity() error {
 	groups := p.h.Groups
 	if p.o.Fakeroot {
 		user.Name, user.Gecos = "root", "root"
-		groups = append([]Group{{GID: 0, Name: "root"}}, groups...)
+		groups = []Group{{GID: 0, Name: "root"}} // the host's ids mean others here
 	}
 	if user.Name == "" {
 		user.Name = "user" + strconv.Itoa(p.uid)
@@ -40,7 +40,7 @@ func (p *planner) presentIdentity() error {
 		make func([]byte) []byte
 	}{
 		{"/etc/passwd", func(t []byte) []byte { return passwd(t, user, p.uid, p.gid) }},
-		{"/etc/group", func(t []byte) []byte { return group(t, user.Name, groups) }},
+		{"/etc/group", func(t []byte) []byte { return group(t, user.Name, p.gid, groups) }},
 	} {
 		template, err := p.imageFile(f.name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,8 +90,9 @@ func passwd(template []byte, user User, uid, gid int) []byte {
 
 // group returns template with the caller as a member of each of groups whose
 // name is known. A name that the image has too appears twice, as with
-// SingularityCE; the first line counts for the id, both for the membership.
-func group(template []byte, user string, groups []Group) []byte {
+// SingularityCE: the first line counts for the id, both for the membership,
+// which the primary group needs no line for.
+func group(template []byte, user string, primary int, groups []Group) []byte {
 	var out bytes.Buffer
 	out.Write(template)
 	endLine(&out)
@@ -101,9 +102,22 @@ func group(template []byte, user string, groups []Group) []byte {
 			continue
 		}
 		seen[g.GID] = true
+		if g.GID == primary && hasGroup(template, g) {
+			continue
+		}
 		fmt.Fprintf(&out, "%s:x:%d:%s\n", field(g.Name), g.GID, field(user))
 	}
 	return out.Bytes()
+}
+
+func hasGroup(template []byte, g Group) bool {
+	for l := range bytes.Lines(template) {
+		fields := strings.Split(string(l), ":")
+		if len(fields) == 4 && fields[0] == g.Name && fields[2] == strconv.Itoa(g.GID) {
+			return true
+		}
+	}
+	return false
 }
 
 // field takes out of s what would end a field or a line of a user database.
