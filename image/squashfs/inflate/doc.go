@@ -2,8 +2,8 @@
 // as a whole, into a buffer that takes the whole result.
 //
 // compress/flate has to stop and go on at any byte and keeps a window; blocks
-// of an image need neither. Without them a 64-bit bit buffer, tables that give
-// two literals at once and copies of eight bytes decode at more than twice its
+// of an image need neither. Without them a 64-bit bit buffer, tables that resolve
+// most codes at once and copies of whole words decode at more than twice its
 // speed. The design follows libdeflate.
 //
 // # Traps

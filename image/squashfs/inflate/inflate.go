@@ -53,8 +53,8 @@ type decoder struct {
 	bits          uint64 // the next bits of the stream, lowest first
 	nbits         uint   // how many of bits are valid, 0 to 63; those above are zero between steps
 
-	lit   [litTableSize]uint32
-	dist  [distTableSize]uint32
+	lit   [litTableSize]entry
+	dist  [distTableSize]entry
 	fixed bool // the tables are those of the fixed code
 
 	lengths [maxLitCodes + maxDistCodes]uint8
@@ -145,92 +145,71 @@ func (d *decoder) stored() error {
 	return nil
 }
 
-// block decodes a compressed block: most of it fast, its end with care.
+// block decodes a compressed block: most of it fast, the ends of the buffers
+// with care.
 func (d *decoder) block() error {
-	for {
-		done, err := d.fast()
-		if done || err != nil {
-			return err
-		}
-		// Near an end of a buffer. One step at a time, since the fast loop
-		// may run again only if this was a long symbol's fault.
-		if done, err := d.careful(); done || err != nil {
-			return err
-		}
+	done, err := d.fast()
+	for !done && err == nil {
+		done, err = d.careful()
 	}
+	return err
 }
 
-// careful decodes to the end of the block, checking each step.
+// careful decodes one literal or match, or the end of the block.
 func (d *decoder) careful() (done bool, err error) {
-	for {
-		d.refill()
-		e := d.lit[d.bits&(1<<litTableBits-1)]
-		if e&entrySub != 0 {
-			e = d.lit[uint64(e>>16)+d.bits>>litTableBits&(1<<(e>>8&15)-1)]
-		}
-		switch {
-		case uint(e&0x3f) > d.nbits:
-			return false, ErrTruncated
-		case e&entryLit != 0:
-			err = d.literals(e)
-		case e&entryEnd != 0:
-			d.take(uint(e & 0x3f))
-			return true, nil
-		case e&entryBad != 0:
-			return false, ErrCorrupt
-		default:
-			err = d.match(e)
-		}
-		if err != nil {
-			return false, err
-		}
+	d.refill()
+	e := d.lit[d.bits&(1<<litTableBits-1)]
+	if e&entrySub != 0 {
+		e = d.lit[e.sub(d.bits>>litTableBits)]
 	}
-}
-
-// literals writes the literals of an entry.
-func (d *decoder) literals(e uint32) error {
-	n := int(e >> 8 & 3)
-	if len(d.out)-d.outPos < n {
-		return ErrTooLong
+	switch {
+	case uint(e&63) > d.nbits:
+		return false, ErrTruncated
+	case e&entryBad != 0:
+		return false, ErrCorrupt
+	case e&entryLit == 0 && e&entryEnd == 0:
+		return false, d.match(e)
+	}
+	d.take(uint(e & 63))
+	if e&entryEnd != 0 {
+		return true, nil
+	}
+	if d.outPos == len(d.out) {
+		return false, ErrTooLong
 	}
 	d.out[d.outPos] = byte(e >> 16)
-	if n == 2 {
-		d.out[d.outPos+1] = byte(e >> 24)
-	}
-	d.outPos += n
-	d.take(uint(e & 0x3f))
-	return nil
+	d.outPos++
+	return false, nil
 }
 
 // match copies what a length entry and the distance behind it tell.
-func (d *decoder) match(e uint32) error {
-	length := int(e>>16) + int(d.bits&(1<<(e&0x3f)-1)>>(e>>8&15))
-	d.take(uint(e & 0x3f))
+func (d *decoder) match(e entry) error {
+	length := e.value(d.bits)
+	d.take(uint(e & 63))
 	d.refill()
 	e = d.dist[d.bits&(1<<distTableBits-1)]
 	if e&entrySub != 0 {
-		e = d.dist[uint64(e>>16)+d.bits>>distTableBits&(1<<(e>>8&15)-1)]
+		e = d.dist[e.sub(d.bits>>distTableBits)]
 	}
-	if e&entryBad != 0 {
-		if uint(e&0x3f) > d.nbits {
-			return ErrTruncated
-		}
-		return ErrCorrupt
-	}
-	if uint(e&0x3f) > d.nbits {
+	if uint(e&63) > d.nbits {
 		return ErrTruncated
 	}
-	distance := int(e>>16) + int(d.bits&(1<<(e&0x3f)-1)>>(e>>8&15))
-	d.take(uint(e & 0x3f))
+	if e&entryBad != 0 {
+		return ErrCorrupt
+	}
+	distance := e.value(d.bits)
+	d.take(uint(e & 63))
 	if distance > d.outPos {
 		return ErrCorrupt
 	}
-	if len(d.out)-d.outPos < length {
+	if length > len(d.out)-d.outPos {
 		return ErrTooLong
 	}
+	from := d.outPos - distance
 	for range length {
-		d.out[d.outPos] = d.out[d.outPos-distance]
+		d.out[d.outPos] = d.out[from]
 		d.outPos++
+		from++
 	}
 	return nil
 }

@@ -25,16 +25,24 @@ const (
 //
 //	bits 0-5    how many bits of the stream it takes, extra ones included
 //	bits 8-11   of a length or distance: how many of these are the code;
-//	            of literals: how many there are, 1 or 2;
 //	            of a pointer to a subtable: with how many bits to look there
 //	bits 12-15  flags
-//	bits 16-31  base length or distance; literals; start of the subtable
+//	bits 16-31  base length or distance; literal; start of the subtable
+type entry uint32
+
 const (
 	entryLit = 1 << 15
 	entryEnd = 1 << 14 // end of block
 	entrySub = 1 << 13
 	entryBad = 1 << 12 // no such code
 )
+
+// sub returns where in the table a pointer leads, given the bits behind those
+// that led to it.
+func (e entry) sub(bits uint64) uint64 { return uint64(e>>16) + bits&(1<<(e>>8&15)-1) }
+
+// value returns the length or distance, given the stream's bits from the code on.
+func (e entry) value(bits uint64) int { return int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15)) }
 
 // codeLengthOrder is the order in which the lengths of the code for code
 // lengths come.
@@ -51,35 +59,29 @@ var (
 )
 
 // litEntry returns a symbol's entry without the lengths of its code.
-func litEntry(symbol int) uint32 {
+func litEntry(symbol int) entry {
 	switch {
 	case symbol < 256:
-		return entryLit | 1<<8 | uint32(symbol)<<16
+		return entryLit | entry(symbol)<<16
 	case symbol == 256:
 		return entryEnd
 	case symbol < 257+len(lengthBase):
-		return uint32(lengthBase[symbol-257])<<16 | uint32(lengthExtra[symbol-257])
+		return entry(lengthBase[symbol-257])<<16 | entry(lengthExtra[symbol-257])
 	}
 	return entryBad
 }
 
-func distEntry(symbol int) uint32 {
+func distEntry(symbol int) entry {
 	if symbol < len(distBase) {
-		return uint32(distBase[symbol])<<16 | uint32(distExtra[symbol])
+		return entry(distBase[symbol])<<16 | entry(distExtra[symbol])
 	}
 	return entryBad
 }
 
-func lenEntry(symbol int) uint32 { return uint32(symbol) << 16 }
+func lenEntry(symbol int) entry { return entry(symbol) << 16 }
 
 // withCode adds a code's length to an entry.
-func withCode(e uint32, length uint) uint32 {
-	e += uint32(length) // on top of the extra bits
-	if e&entryLit == 0 {
-		e |= uint32(length) << 8
-	}
-	return e
-}
+func (e entry) withCode(length uint) entry { return (e + entry(length)) | entry(length)<<8 }
 
 // fixedTables builds the tables of the fixed code (section 3.2.6).
 func (d *decoder) fixedTables() {
@@ -101,7 +103,6 @@ func (d *decoder) fixedTables() {
 		}
 	}
 	d.build(d.lit[:], d.lengths[:maxLitCodes], litTableBits, litEntry)
-	d.pairLiterals()
 	d.build(d.dist[:], d.lengths[maxLitCodes:], distTableBits, distEntry)
 	d.fixed = true
 }
@@ -139,7 +140,6 @@ func (d *decoder) dynamicTables() error {
 		!d.build(d.lit[:], d.lengths[:lits], litTableBits, litEntry) {
 		return ErrCorrupt
 	}
-	d.pairLiterals()
 	return nil
 }
 
@@ -192,7 +192,7 @@ func (d *decoder) codeLengths(n int) error {
 // build makes the table of a canonical code. It reports whether the lengths
 // make one: too many codes are an error; too few also, save for a single code
 // of one bit or none at all, which zlib accepts too.
-func (d *decoder) build(table []uint32, lengths []uint8, tableBits uint, entry func(int) uint32) bool {
+func (d *decoder) build(table []entry, lengths []uint8, tableBits uint, symbolEntry func(int) entry) bool {
 	var count, next [maxCodeLen + 2]uint16
 	for _, n := range lengths {
 		count[n]++
@@ -220,18 +220,18 @@ func (d *decoder) build(table []uint32, lengths []uint8, tableBits uint, entry f
 		}
 	}
 	if left > 0 {
-		return d.buildIncomplete(table[:1<<tableBits], used, entry)
+		return d.buildIncomplete(table[:1<<tableBits], used, symbolEntry)
 	}
-	d.fill(table, &count, longest, tableBits, entry)
+	d.fill(table, &count, longest, tableBits, symbolEntry)
 	return true
 }
 
 // buildIncomplete makes the table of a code with one symbol or none.
-func (d *decoder) buildIncomplete(table []uint32, used int, entry func(int) uint32) bool {
+func (d *decoder) buildIncomplete(table []entry, used int, symbolEntry func(int) entry) bool {
 	for i := range table {
 		table[i] = entryBad | 1
 		if used == 1 && i&1 == 0 {
-			table[i] = withCode(entry(int(d.sorted[0])), 1)
+			table[i] = symbolEntry(int(d.sorted[0])).withCode(1)
 		}
 	}
 	return true
@@ -240,7 +240,7 @@ func (d *decoder) buildIncomplete(table []uint32, used int, entry func(int) uint
 // fill enters the codes of a complete code, shortest first. Deflate sends codes
 // with their first bit lowest, so they are counted up in reverse. The table
 // starts small and is doubled whenever codes get longer.
-func (d *decoder) fill(table []uint32, count *[maxCodeLen + 2]uint16, longest, tableBits uint, entry func(int) uint32) {
+func (d *decoder) fill(table []entry, count *[maxCodeLen + 2]uint16, longest, tableBits uint, symbolEntry func(int) entry) {
 	code, length, i := uint(0), uint(1), 0
 	for count[length] == 0 {
 		length++
@@ -250,7 +250,7 @@ func (d *decoder) fill(table []uint32, count *[maxCodeLen + 2]uint16, longest, t
 	prefix := ^uint(0) // of the present subtable
 	for {
 		for left := int(count[length]); left > 0; left-- {
-			e := withCode(entry(int(d.sorted[i])), length)
+			e := symbolEntry(int(d.sorted[i])).withCode(length)
 			i++
 			if length <= tableBits {
 				table[code] = e
@@ -263,7 +263,7 @@ func (d *decoder) fill(table []uint32, count *[maxCodeLen + 2]uint16, longest, t
 						room = room<<1 + int(count[tableBits+subBits])
 					}
 					sub += 1 << subBits
-					table[prefix] = entrySub | uint32(subStart)<<16 | uint32(subBits)<<8
+					table[prefix] = entrySub | entry(subStart)<<16 | entry(subBits)<<8
 				}
 				for j := code >> tableBits; j < 1<<subBits; j += 1 << (length - tableBits) {
 					table[subStart+j] = e
@@ -284,7 +284,7 @@ func (d *decoder) fill(table []uint32, count *[maxCodeLen + 2]uint16, longest, t
 }
 
 // double repeats what is filled until the whole table is.
-func (d *decoder) double(table []uint32, filled, tableBits uint) {
+func (d *decoder) double(table []entry, filled, tableBits uint) {
 	for ; filled < 1<<tableBits; filled <<= 1 {
 		copy(table[filled:2*filled], table[:filled])
 	}
@@ -294,23 +294,4 @@ func (d *decoder) double(table []uint32, filled, tableBits uint) {
 func increment(code, length uint) uint {
 	top := uint(1) << (bits.Len(code^(1<<length-1)) - 1)
 	return code&(top-1) | top
-}
-
-// pairLiterals puts two literals into each entry that has bits left over for
-// a second one.
-func (d *decoder) pairLiterals() {
-	// From the top down, so that entries looked up are still single: what is
-	// left of an index after some bits is smaller than the index, or zero.
-	for i := 1<<litTableBits - 1; i >= 0; i-- {
-		e := d.lit[i]
-		if e&entryLit == 0 {
-			continue
-		}
-		n := e & 0x3f
-		second := d.lit[i>>n]
-		if second&entryLit == 0 || second>>8&3 != 1 || n+second&0x3f > litTableBits {
-			continue
-		}
-		d.lit[i] = entryLit | 2<<8 | (n + second&0x3f) | e&0xff0000 | second>>16<<24
-	}
 }
