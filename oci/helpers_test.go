@@ -197,8 +197,8 @@ func planFor(t testing.TB, root string, args ...string) *Plan {
 	p := &Plan{
 		Mounts: []Mount{
 			{Type: "rbind", Source: "/proc", Target: "/proc", Flags: unix.MS_NOSUID | unix.MS_NODEV, Tag: "kernel"},
-			{Type: "rbind", Source: "/sys", Target: "/sys", Flags: unix.MS_NOSUID | unix.MS_NODEV, Tag: "kernel"},
-			{Type: "rbind", Source: "/dev", Target: "/dev", Flags: unix.MS_NOSUID, Tag: "kernel"},
+			{Type: "rbind", Source: "/sys", Target: "/sys", Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV, Tag: "kernel"},
+			{Type: "rbind", Source: "/dev", Target: "/dev", Flags: unix.MS_RDONLY | unix.MS_NOSUID, Tag: "kernel"},
 		},
 		Process: Process{
 			Args: args, Env: []string{"PATH=/none:/bin", "A=1"}, Umask: -1, NoNewPrivs: true, UID: uid, GID: gid,

@@ -192,7 +192,7 @@ func TestKillAtAnyStage(t *testing.T) {
 
 func TestKilledCallerTakesBackgroundProcessesAlong(t *testing.T) {
 	needsFUSE(t)
-	m := markedCaller(t, planFor(t, image(t), "payload", "background", "60000", "/etc/hello", "/dev/null", "60000"))
+	m := markedCaller(t, planFor(t, image(t), "payload", "background", "60000", "/etc/hello", "", "60000"))
 	m.startReady(t)
 	m.Process.Kill()
 	m.Wait()
@@ -222,7 +222,7 @@ func TestBackgroundProcessKeepsItsFiles(t *testing.T) {
 
 func TestDeathOfServerIsSaid(t *testing.T) {
 	needsFUSE(t)
-	p := planFor(t, image(t), "payload", "background", "1", "/dev/null", "/dev/null", "500")
+	p := planFor(t, image(t), "payload", "background", "1", "/etc/hello", "", "500")
 	m := markedCaller(t, p)
 	var errs strings.Builder
 	m.Stderr = &errs

@@ -163,12 +163,15 @@ func background(args []string) {
 	}
 }
 
-// later MILLISECONDS FROM TO: copies a file after a while.
+// later MILLISECONDS FROM TO: reads a file after a while, and copies it.
 func later(args []string) {
 	time.Sleep(time.Duration(number(args[0])) * time.Millisecond)
 	b, err := os.ReadFile(args[1])
 	if err != nil {
 		b = []byte(err.Error())
+	}
+	if args[2] == "" {
+		return
 	}
 	check(os.WriteFile(args[2]+".part", b, 0o644))
 	check(os.Rename(args[2]+".part", args[2]))
@@ -177,7 +180,7 @@ func later(args []string) {
 // orphans leaves n processes to PID 1 and tells whether they were reaped.
 func orphans(args []string) {
 	for range number(args[0]) {
-		cmd := exec.Command("/proc/self/exe", "background", "1", "/proc/self/exe", "/dev/null")
+		cmd := exec.Command("/proc/self/exe", "background", "1", "/proc/self/exe", "")
 		check(cmd.Run())
 	}
 	time.Sleep(200 * time.Millisecond)
