@@ -15,11 +15,9 @@ import (
 )
 
 const (
-	maxPath      = 4096    // bytes: PATH_MAX
-	maxName      = 255     // bytes: NAME_MAX
-	maxFileSize  = 1 << 42 // bytes; a sparse file may claim any size
-	maxXattr     = 1 << 16 // bytes: XATTR_SIZE_MAX
-	maxXattrName = 255     // bytes: XATTR_NAME_MAX
+	maxPath     = 4096    // bytes: PATH_MAX
+	maxName     = 255     // bytes: NAME_MAX
+	maxFileSize = 1 << 42 // bytes; a sparse file may claim any size
 )
 
 // The names of AUFS that the OCI image specification took over.
@@ -65,9 +63,9 @@ func (e *entry) bytes() int {
 	return n
 }
 
-// entry makes an entry of an archive's header. It is nil where the header says
+// newEntry makes an entry of an archive's header. It is nil where the header says
 // nothing about the tree.
-func (m *merge) entry(h *tar.Header, index int) (*entry, error) {
+func newEntry(h *tar.Header, index int) (*entry, error) {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil, nil
 	}
@@ -101,9 +99,7 @@ func (m *merge) entry(h *tar.Header, index int) (*entry, error) {
 	if e.node.Mode&unix.S_IFMT == unix.S_IFREG {
 		e.size = h.Size
 	}
-	var dropped int
-	e.node.Xattrs, dropped, err = xattrs(h)
-	m.dropped += dropped
+	e.node.Xattrs, err = xattrs(h)
 	return e, err
 }
 
@@ -221,9 +217,9 @@ func node(h *tar.Header) (*squashfs.Node, error) {
 	return n, nil
 }
 
-// xattrs returns a header's extended attributes, sorted by name, and how many
-// there are that squashfs cannot store.
-func xattrs(h *tar.Header) (list []squashfs.Xattr, dropped int, err error) {
+// xattrs returns a header's extended attributes, sorted by name.
+func xattrs(h *tar.Header) ([]squashfs.Xattr, error) {
+	var list []squashfs.Xattr
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
 		if !ok {
@@ -232,38 +228,21 @@ func xattrs(h *tar.Header) (list []squashfs.Xattr, dropped int, err error) {
 			if name, ok = strings.CutPrefix(key, "LIBARCHIVE.xattr."); !ok {
 				continue
 			}
+			var err error
 			if name, err = url.PathUnescape(name); err != nil {
-				return nil, 0, fmt.Errorf("extended attribute %q: %w", key, err)
+				return nil, fmt.Errorf("extended attribute %q: %w", key, err)
 			}
 			if _, twice := h.PAXRecords["SCHILY.xattr."+name]; twice {
 				continue
 			}
 			raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 			if err != nil {
-				return nil, 0, fmt.Errorf("extended attribute %q: %w", key, err)
+				return nil, fmt.Errorf("extended attribute %q: %w", key, err)
 			}
 			value = string(raw)
-		}
-		if !storable(name) {
-			dropped++
-			continue
-		}
-		if len(name) > maxXattrName || len(value) > maxXattr {
-			return nil, 0, fmt.Errorf("extended attribute %q of %d bytes is too long", name, len(value))
 		}
 		list = append(list, squashfs.Xattr{Name: name, Value: []byte(value)})
 	}
 	slices.SortFunc(list, func(a, b squashfs.Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return list, dropped, nil
-}
-
-// storable tells whether squashfs has a number for the prefix of an extended
-// attribute's name. It has none for system.posix_acl_access.
-func storable(name string) bool {
-	for _, prefix := range [...]string{"user.", "trusted.", "security."} {
-		if strings.HasPrefix(name, prefix) && len(name) > len(prefix) {
-			return true
-		}
-	}
-	return false
+	return list, nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 
 	"github.com/coracle-runtime/coracle/image/squashfs"
 )
@@ -42,11 +41,9 @@ type Options struct {
 	// Workers is the number of layers that are read at once; 0 stands for the
 	// number of processors. It has no influence on the result.
 	Workers int
-	// Progress is told of stored bytes as they are read: how many since its last
-	// call. It is called from several goroutines.
+	// Progress is told of stored bytes as they are read (of FromDir: of the files'
+	// bytes), how many since its last call. It is called from several goroutines.
 	Progress func(storedBytes int64)
-	// Log gets a warning when something in the layers cannot be kept.
-	Log *slog.Logger
 }
 
 // Merge merges layers, bottom first, into one tree, with the file contents in
@@ -70,7 +67,6 @@ func Merge(ctx context.Context, layers []Layer, store Store, o Options) (*squash
 	if err := m.storeMissing(ctx, t.root, changes); err != nil {
 		return nil, err
 	}
-	m.warn()
 	return t.root, nil
 }
 
@@ -79,7 +75,6 @@ type merge struct {
 	store   Store
 	options Options
 	budget  int64 // bytes of metadata that may still be kept
-	dropped int   // extended attributes that squashfs cannot store
 }
 
 // maxMetadata bounds the memory for names and attributes, by the estimates of
@@ -91,12 +86,6 @@ func (m *merge) charge(bytes int) error {
 		return errors.New("names and attributes of all layers take more than 2 GiB")
 	}
 	return nil
-}
-
-func (m *merge) warn() {
-	if m.dropped > 0 && m.options.Log != nil {
-		m.options.Log.Warn("dropped extended attributes that squashfs cannot store", "count", m.dropped)
-	}
 }
 
 // readAll reads the layers from the top down and returns their changes, bottom
@@ -126,13 +115,13 @@ func (m *merge) read(ctx context.Context, l Layer, s *stream, upper *cover) (*ch
 		if err == io.EOF {
 			return c, s.drain()
 		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // entry judges names itself
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // newEntry judges names itself
 			return nil, archiveError(index, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		e, err := m.entry(header, index)
+		e, err := newEntry(header, index)
 		if err == nil && e != nil {
 			err = m.keep(c, e, archive, upper)
 		}
