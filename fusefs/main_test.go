@@ -24,6 +24,7 @@ const roleVariable = "CORACLE_FUSEFS_ROLE"
 const (
 	roleInside = "inside" // runs the tests, in namespaces of their own
 	roleServe  = "serve"  // descriptors 3: device, 4: image, 5: config
+	roleRead   = "read"   // reads files, for measurements
 	roleHolder = "holder" // mounts in a mount namespace of its own and execs a shell
 )
 
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 		os.Exit(serveMain())
 	case roleHolder:
 		os.Exit(holderMain())
+	case roleRead:
+		os.Exit(readMain())
 	case roleInside:
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			fmt.Fprintln(os.Stderr, "make mounts private:", err)

@@ -69,13 +69,13 @@ func New(img *squashfs.Reader, c Config) (*Server, error) {
 	return s, nil
 }
 
-// Memory of the serving process. The block cache of the image is its largest
-// part; the rest is requests in flight. Go would let the heap grow to twice
-// what is live before it collects, and to 4 MiB at least.
-const (
-	collectPercent = 50
-	memoryLimit    = 48 << 20 // soft: bytes from which the collector works harder
-)
+// collectPercent is how much the heap may grow before it is collected. What
+// lives is the block cache and the buffers of requests in flight, which make
+// hardly any garbage, so collecting earlier than Go's 100 is nearly free and
+// keeps the process small. There is no limit of bytes on purpose: many readers
+// of an image with large blocks would keep the collector running all the time
+// to hold it (measured: three times the CPU).
+const collectPercent = 50
 
 // maxRequest is the largest READ that we ask the kernel for, in bytes: its own
 // limit without the administrator's help.
@@ -84,12 +84,12 @@ const maxRequest = 1 << 20
 // Serve answers requests from dev, a mounted /dev/fuse descriptor, which it
 // takes over and closes. It returns nil when the mount is gone.
 //
-// Serve sets the garbage collector's limits of the whole process.
+// Serve sets the garbage collector's target for the whole process, which it
+// takes to be its own.
 //
 // Runs in: x fuse, outside of the mount namespace that holds the mount.
 func (s *Server) Serve(dev int) error {
 	debug.SetGCPercent(collectPercent)
-	debug.SetMemoryLimit(memoryLimit)
 	// os.OpenFile leaves descriptors that can be polled non-blocking; our
 	// readers wait in read(2).
 	if err := unix.SetNonblock(dev, false); err != nil {
