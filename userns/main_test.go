@@ -5,9 +5,11 @@ import (
 	"testing"
 )
 
-// TestMain makes the test binary its own child program: "x name …" runs
-// children[name] in place of the tests.
+// TestMain makes the test binary its own child program, as coracle is.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == "x" && os.Args[2] == "probe" {
+		os.Exit(ProbeChild(os.Args[3]))
+	}
 	if len(os.Args) > 2 && os.Args[1] == "x" {
 		os.Exit(runChild(os.Args[2], os.Args[3:]))
 	}
