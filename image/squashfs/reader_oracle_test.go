@@ -38,6 +38,9 @@ func lacks(t testing.TB, need string) {
 	t.Skipf("needs %s", need)
 }
 
+// fast are options for tests to which the compressor does not matter.
+var fast = []string{"-comp", "zstd", "-Xcompression-level", "1"}
+
 // mksquashfs makes an image of a directory with the real thing.
 func mksquashfs(t testing.TB, dir string, args ...string) string {
 	t.Helper()
@@ -148,10 +151,10 @@ func words(rnd *rand.Rand, n int) []byte {
 type facts struct {
 	Mode, UID, GID, Nlink uint32
 	Size                  uint64
-	Rdev                  uint64
+	Rdev                  uint64 `json:",omitzero"`
 	ModTime               int64
-	Content               string // digest, or target of a link
-	Xattrs                []squashfs.Xattr
+	Content               string           `json:",omitzero"` // digest, or target of a link
+	Xattrs                []squashfs.Xattr `json:",omitzero"`
 }
 
 // readerFacts walks the whole image.

@@ -23,27 +23,23 @@ func TestReaderEqualsSource(t *testing.T) {
 	want := dirFacts(t, dir)
 	for _, options := range []string{
 		"-comp gzip",
-		"-comp zstd -Xcompression-level 3",
+		"-comp zstd",
 		"-comp lz4",
-		"-comp lz4 -Xhc",
-		"-comp xz",
+		"-comp lz4 -Xhc -b 1M -no-fragments",
 		"-comp xz -Xbcj x86 -Xdict-size 75%",
+		"-comp xz -b 4K",
 		"-comp lzo",
-		"-comp gzip -b 4K",
-		"-comp gzip -b 1M",
+		"-comp lzo -b 1M",
+		"-comp gzip -b 4K -always-use-fragments",
+		"-comp gzip -b 1M -no-fragments",
 		"-comp zstd -b 4K -no-fragments",
 		"-comp zstd -b 1M -always-use-fragments",
-		"-comp lzo -b 1M",
-		"-comp xz -b 4K",
-		"-no-fragments",
-		"-always-use-fragments",
-		"-noI",
-		"-noD",
-		"-noF",
+		"-comp zstd -noI",
+		"-comp zstd -noD",
+		"-comp zstd -noF",
 		"-noI -noD -noF -noX",
-		"-no-exports -no-xattrs -no-duplicates",
-		"-no-sparse",
-		"-nopad",
+		"-comp zstd -no-exports -no-xattrs -no-duplicates",
+		"-comp zstd -no-sparse -nopad",
 	} {
 		t.Run(options, func(t *testing.T) {
 			img := mksquashfs(t, dir, strings.Fields(options)...)
@@ -120,7 +116,7 @@ func TestReaderLargeDirectory(t *testing.T) {
 	for i := range n {
 		must(t, os.Symlink("x", filepath.Join(dir, fmt.Sprintf("entry-%06d", i*7))))
 	}
-	r := openImage(t, mksquashfs(t, dir), squashfs.ReaderOptions{})
+	r := openImage(t, mksquashfs(t, dir, fast...), squashfs.ReaderOptions{})
 	root, err := r.Inode(r.Root())
 	must(t, err)
 
@@ -159,7 +155,7 @@ func TestReaderLargeDirectory(t *testing.T) {
 
 func TestReaderExports(t *testing.T) {
 	dir := sourceTree(t)
-	r := openImage(t, mksquashfs(t, dir), squashfs.ReaderOptions{})
+	r := openImage(t, mksquashfs(t, dir, fast...), squashfs.ReaderOptions{})
 	for n := uint32(1); n <= r.Info().Inodes; n++ {
 		ref, err := r.Exported(n)
 		must(t, err)
@@ -174,14 +170,14 @@ func TestReaderExports(t *testing.T) {
 			t.Errorf("found inode %d", n)
 		}
 	}
-	without := openImage(t, mksquashfs(t, dir, "-no-exports"), squashfs.ReaderOptions{})
+	without := openImage(t, mksquashfs(t, dir, append(fast, "-no-exports")...), squashfs.ReaderOptions{})
 	if _, err := without.Exported(1); err == nil || without.Info().Exportable {
 		t.Error("found an inode without an export table")
 	}
 }
 
 func TestReaderParents(t *testing.T) {
-	r := openImage(t, mksquashfs(t, sourceTree(t)), squashfs.ReaderOptions{})
+	r := openImage(t, mksquashfs(t, sourceTree(t), fast...), squashfs.ReaderOptions{})
 	in, err := r.Inode(r.Root())
 	must(t, err)
 	if r.Parent(in) != in.Number {
@@ -206,7 +202,7 @@ func TestReaderFS(t *testing.T) {
 	for _, name := range []string{"fifo", "socket", "names"} {
 		must(t, os.RemoveAll(filepath.Join(dir, name)))
 	}
-	r := openImage(t, mksquashfs(t, dir), squashfs.ReaderOptions{})
+	r := openImage(t, mksquashfs(t, dir, fast...), squashfs.ReaderOptions{})
 	if err := fstest.TestFS(r.FS(), "text/4096", "deep/a/b/c/d/e/f/g/h"); err != nil {
 		t.Error(err)
 	}
@@ -269,7 +265,7 @@ func TestReaderRandomAccess(t *testing.T) {
 }
 
 func TestReaderMisuse(t *testing.T) {
-	r := openImage(t, mksquashfs(t, sourceTree(t)), squashfs.ReaderOptions{})
+	r := openImage(t, mksquashfs(t, sourceTree(t), fast...), squashfs.ReaderOptions{})
 	root, err := r.Inode(r.Root())
 	must(t, err)
 	d, err := r.Lookup(root, "one")

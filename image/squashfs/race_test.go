@@ -1,0 +1,5 @@
+//go:build race
+
+package squashfs_test
+
+const raceEnabled = true
