@@ -190,7 +190,7 @@ func (s System) engine(mounts []mount) (e Engine) {
 	switch {
 	case s.Env("KUBERNETES_SERVICE_HOST") != "" || s.exists("run/secrets/kubernetes.io") || strings.Contains(cgroup, "kubepods"):
 		e.Name = "kubernetes"
-	case s.exists(".dockerenv") || strings.Contains(cgroup, "/docker/"):
+	case s.exists(".dockerenv") && containerMounts(mounts) || strings.Contains(cgroup, "/docker/"):
 		e.Name = "docker"
 	case s.Env("container") != "":
 		e.Name = s.Env("container") // systemd's convention: lxc, systemd-nspawn, oci, flatpak, …
@@ -200,6 +200,14 @@ func (s System) engine(mounts []mount) (e Engine) {
 		e.Name = "container"
 	}
 	return e
+}
+
+// containerMounts tells a container from a virtual machine that was made from an
+// image and kept its /.dockerenv: engines mount the files of the network.
+func containerMounts(mounts []mount) bool {
+	return slices.ContainsFunc(mounts, func(m mount) bool {
+		return m.point == "/" && m.kind == "overlay" || m.point == "/etc/hosts" || m.point == "/etc/resolv.conf"
+	})
 }
 
 func (s System) fileSystems() (fuse Device, overlay bool) {

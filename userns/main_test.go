@@ -1,13 +1,18 @@
 package userns
 
 import (
+	"context"
 	"os"
 	"testing"
+	"time"
 )
 
 // TestMain makes the test binary its own child program, as coracle is.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "x" && os.Args[2] == "probe" {
+		if os.Args[3] == "hang" {
+			time.Sleep(time.Minute)
+		}
 		os.Exit(ProbeChild(os.Args[3]))
 	}
 	if len(os.Args) > 2 && os.Args[1] == "x" {
@@ -24,3 +29,6 @@ func needs(t testing.TB, what string) {
 	}
 	t.Skipf("needs %s", what)
 }
+
+// ctxOfTests is for children, which have no *testing.T.
+func ctxOfTests() context.Context { return context.Background() }

@@ -50,6 +50,10 @@ func runChild(name string, args []string) int {
 	case "sleep":
 		fmt.Println("ready")
 		time.Sleep(time.Minute)
+	case "limited":
+		return limitedChild(args[0])
+	case "nest":
+		return nestChild(args[0])
 	case "parent": // flags
 		runtime.LockOSThread()
 		flags, _ := strconv.Atoi(args[0])
