@@ -30,6 +30,7 @@ type Runtime struct {
 type Status struct {
 	Code   int            // exit status; 128+n for signal n
 	Signal syscall.Signal // 0, or the signal that killed it
+	Start  time.Duration  // from the call of Run to the payload's first instruction
 }
 
 // Run carries out a Plan and waits for the payload. The error is about the
@@ -106,6 +107,7 @@ type container struct {
 	serve  *os.File    // to and from x fuse; nil without an image
 
 	started bool
+	took    time.Duration // until started
 	ended   chan struct{} // closed when a PID 1 that stays has said all
 	last    *uint32       // the payload's wait status, told by PID 1; after ended
 	fuseEnd chan error    // how x fuse ended, once; nil is as it should
@@ -127,8 +129,8 @@ func (c *container) untilStarted() error {
 	for {
 		f, err := receiveFrame(c.report, buf)
 		if err == io.EOF {
-			c.log.Debug("payload started", "after", time.Since(c.begun))
-			c.started = true
+			c.took, c.started = time.Since(c.begun), true
+			c.log.Debug("payload started", "after", c.took)
 			return nil
 		}
 		if err != nil {
@@ -139,8 +141,8 @@ func (c *container) untilStarted() error {
 		case f.Fault != nil:
 			return f.Fault.err()
 		case f.Started:
-			c.log.Debug("payload started by PID 1", "after", time.Since(c.begun))
-			c.started = true
+			c.took, c.started = time.Since(c.begun), true
+			c.log.Debug("payload started by PID 1", "after", c.took)
 			return nil
 		}
 	}
@@ -182,7 +184,7 @@ func (c *container) status(raw unix.WaitStatus) Status {
 			raw = unix.WaitStatus(*c.last)
 		}
 	}
-	s := Status{Code: exitCode(raw)}
+	s := Status{Code: exitCode(raw), Start: c.took}
 	if raw.Signaled() {
 		s.Signal = raw.Signal()
 	}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/coracle-runtime/coracle/native"
+	"github.com/coracle-runtime/coracle/oci"
+	"github.com/coracle-runtime/coracle/userns"
+)
+
+// runInternal runs `coracle x name args…`: the hidden commands that Coracle
+// starts as its own processes. They skip the flag parser.
+func runInternal(name string, args []string) int {
+	var err error
+	switch name {
+	case "init":
+		if oci.Init(args, native.Resolve) != nil {
+			return exitFatal // the caller has been told, and says it
+		}
+	case "fuse":
+		err = oci.ServeFUSE()
+	case "probe":
+		return userns.ProbeChild(args[0])
+	case "hello":
+		return runHello()
+	default:
+		err = fmt.Errorf("unknown")
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "coracle x %s: %v\n", name, err)
+		return exitFatal
+	}
+	return 0
+}
