@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,7 @@ type Resolver func(action json.RawMessage, p *Process, warn func(text string)) e
 func Init(args []string, resolve Resolver) error {
 	runtime.LockOSThread() // capabilities, the parent-death signal and execve belong to this thread
 	debug.SetGCPercent(-1) // lives for a few milliseconds
+	nameProcess("coracle-init")
 	in, err := newInitProcess(args)
 	if err != nil {
 		return err
@@ -38,6 +40,13 @@ func Init(args []string, resolve Resolver) error {
 		return err
 	}
 	return nil
+}
+
+// nameProcess sets what top and killall show; it would be "exe", for
+// /proc/self/exe. The kernel cuts names after 15 bytes.
+func nameProcess(name string) {
+	b := append([]byte(name), 0)
+	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0)
 }
 
 // initProcess is what x init holds while it carries out its Plan.

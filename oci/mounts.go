@@ -71,11 +71,7 @@ func (b *builder) mountOne(m *Mount) error {
 		return unix.Mount(m.Type, fdPath(target), m.Type, uintptr(m.Flags), m.Data)
 	}
 	recursive := m.Type == "rbind"
-	flags := uintptr(unix.MS_BIND)
-	if recursive {
-		flags |= unix.MS_REC
-	}
-	if err := unix.Mount(m.Source, fdPath(target), "", flags, ""); err != nil {
+	if err := bind(m.Source, fdPath(target), &recursive); err != nil {
 		return err
 	}
 	if m.Flags == 0 {
@@ -88,6 +84,19 @@ func (b *builder) mountOne(m *Mount) error {
 	}
 	defer unix.Close(mounted)
 	return setFlags(mounted, m.Flags, recursive)
+}
+
+// bind tries again with the mounts below the source: where the namespace
+// inherited such mounts, the kernel does not show what lies under them (EINVAL).
+func bind(source, target string, recursive *bool) error {
+	if !*recursive {
+		err := unix.Mount(source, target, "", unix.MS_BIND, "")
+		if err != unix.EINVAL {
+			return err
+		}
+		*recursive = true
+	}
+	return unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // target opens the mount point, and makes it first where the Plan says so.

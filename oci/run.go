@@ -71,13 +71,14 @@ func (r *Runtime) withoutPID(p *Plan) *Plan {
 }
 
 func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
+	signals := newForwarder()
+	defer signals.stop()
 	c, err := r.start(p)
 	if err != nil {
 		return Status{}, err
 	}
 	defer c.close()
-	signals := newForwarder(c.init.Pid)
-	defer signals.stop()
+	signals.start(c.init.Pid)
 	defer context.AfterFunc(ctx, func() { unix.Kill(c.init.Pid, unix.SIGKILL) })()
 
 	err = c.untilStarted()

@@ -33,6 +33,7 @@ type serveConfig struct {
 // Runs in: x fuse, in the caller's namespaces and a session of its own, without
 // terminal. It must not touch a path below its own mount.
 func ServeFUSE() error {
+	nameProcess("coracle-fuse")
 	// Whatever the terminal or a batch system sends: the payload needs its
 	// files until it has ended.
 	signal.Ignore(unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM, unix.SIGTSTP, unix.SIGPIPE)

@@ -14,22 +14,36 @@ import (
 type forwarder struct {
 	pid     int
 	signals chan os.Signal
+	caught  chan struct{} // closed when all signals are caught
 }
 
-// newForwarder catches signals from now on. Before, they end the caller as
-// they please, and with it the container.
-func newForwarder(pid int) *forwarder {
-	f := &forwarder{pid: pid, signals: make(chan os.Signal, 64)}
-	signal.Notify(f.signals, forwardable()...)
+// newForwarder begins to catch signals. Package signal takes its time for that,
+// which passes while the processes are started.
+func newForwarder() *forwarder {
+	f := &forwarder{signals: make(chan os.Signal, 64), caught: make(chan struct{})}
+	go func() {
+		signal.Notify(f.signals, forwardable()...)
+		close(f.caught)
+	}()
+	return f
+}
+
+// start passes on what has come and what will come. What came before x init
+// was there has not reached it by way of the terminal.
+func (f *forwarder) start(pid int) {
+	f.pid = pid
+	for len(f.signals) > 0 {
+		unix.Kill(pid, (<-f.signals).(syscall.Signal))
+	}
 	go func() {
 		for s := range f.signals {
 			f.forward(s.(syscall.Signal))
 		}
 	}()
-	return f
 }
 
 func (f *forwarder) stop() {
+	<-f.caught
 	signal.Stop(f.signals)
 	close(f.signals)
 }

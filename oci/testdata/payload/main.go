@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -198,7 +199,8 @@ func orphans(args []string) {
 // stop stops itself as a shell's suspend does.
 func stop(args []string) {
 	fmt.Println("ready")
-	syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	runtime.LockOSThread() // another thread would take the signal, and this one run on
+	syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(os.Getpid()), uintptr(syscall.Gettid()), uintptr(syscall.SIGSTOP))
 	fmt.Println("continued")
 }
 
