@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coracle-runtime/coracle/image/layer"
 	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
@@ -61,6 +62,29 @@ func mksquashfs(t testing.TB, dir string, args ...string) string {
 	return image
 }
 
+// pack packs dir by our own writer, for tests of what happens to any image.
+func pack(t testing.TB, dir string, o squashfs.WriterOptions) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "image.sqfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := squashfs.NewWriter(f, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	root, err := layer.FromDir(t.Context(), dir, w, layer.Options{})
+	if err == nil {
+		_, err = w.Finish(root)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Name()
+}
+
 // mounted is an image served by a process of its own.
 type mounted struct {
 	dir    string
@@ -73,23 +97,50 @@ type mounted struct {
 func mountImage(t testing.TB, image string, c Config) *mounted {
 	t.Helper()
 	needsFUSE(t)
-	dir := t.TempDir()
+	m := mountUntil(t, image, c)
+	t.Cleanup(func() { m.end(t) })
+	return m
+}
+
+// mountUntil mounts an image and serves it until end is called.
+func mountUntil(t testing.TB, image string, c Config) *mounted {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mount")
+	if err != nil {
+		t.Fatal(err)
+	}
 	dev, err := Mount(dir, image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := serveImage(t, dev, image, c)
 	m.dir = dir
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-			t.Errorf("unmount: %v", err)
-			unix.Unmount(dir, unix.MNT_DETACH)
-		}
-		if end := m.wait(t); end.Error != "" {
-			t.Errorf("serve: %s", end.Error)
-		}
-	})
 	return m
+}
+
+// end unmounts and waits for the server, which must have nothing to complain of.
+func (m *mounted) end(t testing.TB) {
+	t.Helper()
+	m.unmount(t)
+	if end := m.wait(t); end.Error != "" {
+		t.Errorf("serve: %s", end.Error)
+	}
+}
+
+func (m *mounted) unmount(t testing.TB) {
+	t.Helper()
+	defer os.Remove(m.dir)
+	err := unix.Unmount(m.dir, 0)
+	for try := 0; err == unix.EBUSY && try < 500; try++ {
+		// A process that another test has just forked holds copies of our
+		// descriptors until its execve.
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Unmount(m.dir, 0)
+	}
+	if err != nil {
+		t.Errorf("unmount: %v", err)
+		unix.Unmount(m.dir, unix.MNT_DETACH)
+	}
 }
 
 // serveImage starts a server for a mounted device, which it closes here.

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
 // TestDamagedBlockFailsItsReadersOnly breaks one data block: its file gives
@@ -25,7 +27,7 @@ func TestDamagedBlockFailsItsReadersOnly(t *testing.T) {
 	}
 	write(t, dir+"/broken", string(content))
 	write(t, dir+"/whole", "whole")
-	image := mksquashfs(t, dir, "-comp", "gzip", "-no-fragments")
+	image := pack(t, dir, squashfs.WriterOptions{Compression: squashfs.Gzip})
 	packed, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
@@ -71,12 +73,13 @@ func TestDamagedBlockFailsItsReadersOnly(t *testing.T) {
 // TestServerOutlivesFlippedBytes walks images with damage anywhere. Nothing is
 // expected of them but that the server answers and ends with its mount.
 func TestServerOutlivesFlippedBytes(t *testing.T) {
+	needsFUSE(t)
 	dir := t.TempDir()
 	for i := range 300 {
 		write(t, fmt.Sprintf("%s/%d/%d", dir, i%7, i), strings.Repeat(fmt.Sprint(i), i*10))
 	}
 	os.Symlink("somewhere", dir+"/link")
-	image := mksquashfs(t, dir, "-comp", "gzip", "-b", "4K")
+	image := pack(t, dir, squashfs.WriterOptions{Compression: squashfs.Gzip, BlockSize: 4 << 10})
 	whole, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
@@ -92,23 +95,15 @@ func TestServerOutlivesFlippedBytes(t *testing.T) {
 			if err := os.WriteFile(name, broken, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			needsFUSE(t)
-			mount := t.TempDir()
-			dev, err := Mount(mount, name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := serveImage(t, dev, name, Config{Entries: []Entry{{Path: "/3/made", Mode: unix.S_IFDIR | 0o755}}})
-			filepath.WalkDir(mount, func(path string, d fs.DirEntry, err error) error {
+			m := mountUntil(t, name, Config{Entries: []Entry{{Path: "/3/made", Mode: unix.S_IFDIR | 0o755}}})
+			filepath.WalkDir(m.dir, func(path string, d fs.DirEntry, err error) error {
 				if err == nil && d.Type().IsRegular() {
 					os.ReadFile(path)
 				}
 				unix.Listxattr(path, make([]byte, 100))
 				return nil
 			})
-			if err := unix.Unmount(mount, 0); err != nil {
-				t.Error(err)
-			}
+			m.unmount(t)
 			m.wait(t) // New may have refused the image: that is an answer, too
 		})
 	}
@@ -126,7 +121,7 @@ func TestManyReadersAtOnce(t *testing.T) {
 		}
 		write(t, fmt.Sprintf("%s/%d/%d", dir, i%10, i), string(content))
 	}
-	m := mountImage(t, mksquashfs(t, dir, "-comp", "zstd"), Config{Entries: []Entry{{Path: "/1/made/deep", Mode: unix.S_IFDIR | 0o755}}})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{Entries: []Entry{{Path: "/1/made/deep", Mode: unix.S_IFDIR | 0o755}}})
 	want := treeFacts(t, dir)
 	var wg sync.WaitGroup
 	for range 16 {

@@ -5,11 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
 // holderMain stands for x init: it mounts in a mount namespace of its own,
@@ -74,7 +77,7 @@ func smallImage(t *testing.T) string {
 	dir := t.TempDir()
 	write(t, dir+"/file", "content\n")
 	write(t, dir+"/later", "still here\n")
-	return mksquashfs(t, dir)
+	return pack(t, dir, squashfs.WriterOptions{})
 }
 
 // TestServerServesBackgroundProcesses keeps the mount up for a process that
@@ -146,5 +149,48 @@ func TestServeRefusesOtherDescriptors(t *testing.T) {
 	}
 	if err := s.Serve(fd); err == nil || !strings.HasPrefix(err.Error(), "serve file system: ") {
 		t.Errorf("serve /dev/null: %v", err)
+	}
+}
+
+// TestManyMountsAtOnce mounts, reads and unmounts over and over, which once
+// deadlocked servers that were written in Go (golang/go#21014).
+func TestManyMountsAtOnce(t *testing.T) {
+	needsFUSE(t)
+	image := smallImage(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 10 {
+				m := mountUntil(t, image, Config{})
+				if b, err := os.ReadFile(m.dir + "/file"); string(b) != "content\n" {
+					t.Errorf("read %q, %v", b, err)
+				}
+				m.end(t)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestKilledServerGivesErrors does not hang the processes that read.
+func TestKilledServerGivesErrors(t *testing.T) {
+	needsFUSE(t)
+	image := smallImage(t)
+	dir := t.TempDir()
+	dev, err := Mount(dir, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := serveImage(t, dev, image, Config{})
+	if _, err := os.ReadFile(dir + "/file"); err != nil {
+		t.Error(err)
+	}
+	m.server.Process.Kill()
+	m.server.Wait()
+	if _, err := os.ReadFile(dir + "/later"); !errorIs(err, unix.ENOTCONN) {
+		t.Errorf("read from a dead server: %v, want %v", err, unix.ENOTCONN)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
 // TestOverlayOnTopIsPOSIX runs go-fuse's suite in kernel overlayfs whose lower
@@ -15,7 +17,7 @@ import (
 func TestOverlayOnTopIsPOSIX(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/lower/file", "x")
-	m := mountImage(t, mksquashfs(t, dir), Config{Entries: []Entry{{Path: "/made/dir", Mode: unix.S_IFDIR | 0o755}}})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{Entries: []Entry{{Path: "/made/dir", Mode: unix.S_IFDIR | 0o755}}})
 	for _, name := range slices.Sorted(maps.Keys(posixtest.All)) {
 		if name == "FcntlFlockLocksFile" {
 			continue // wants a process's own locks to conflict, which holds over FUSE only

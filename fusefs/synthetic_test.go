@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
 func errorIs(err, target error) bool { return errors.Is(err, target) }
@@ -39,7 +41,7 @@ func TestEntriesArePresented(t *testing.T) {
 		t.Fatal(err)
 	}
 	reg, link, folder := uint32(unix.S_IFREG), uint32(unix.S_IFLNK), uint32(unix.S_IFDIR)
-	m := mountImage(t, mksquashfs(t, dir), Config{Entries: []Entry{
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{Entries: []Entry{
 		{Path: "/etc/passwd", Mode: reg | 0o600, Content: []byte("made")},
 		{Path: "/etc/absent", Mode: reg | 0o644, Content: []byte("also made")},
 		{Path: "/home/me/deep/er", Mode: folder | 0o700},
@@ -108,7 +110,7 @@ func TestEntriesArePresented(t *testing.T) {
 func TestInodesAreDistinct(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/a/b/c", "x")
-	m := mountImage(t, mksquashfs(t, dir), Config{Entries: []Entry{
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{Entries: []Entry{
 		{Path: "/a/b/made/deeper", Mode: unix.S_IFDIR | 0o755},
 		{Path: "/a/file", Mode: unix.S_IFREG | 0o644},
 	}})
@@ -154,7 +156,7 @@ func TestEntriesThatCannotBeAreRefused(t *testing.T) {
 	if err := os.Symlink("etc", dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	img := openImage(t, mksquashfs(t, dir))
+	img := openImage(t, pack(t, dir, squashfs.WriterOptions{}))
 	folder, reg := uint32(unix.S_IFDIR|0o755), uint32(unix.S_IFREG|0o644)
 	for name, c := range map[string]struct {
 		entries []Entry
@@ -242,7 +244,7 @@ func TestDirectoryPositionsStay(t *testing.T) {
 	for i := range 20 { // hidden
 		entries = append(entries, Entry{Path: fmt.Sprintf("/many/image-%d", 7*i), Mode: unix.S_IFDIR | 0o755})
 	}
-	m := mountImage(t, mksquashfs(t, dir), Config{Entries: entries})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{Entries: entries})
 	slices.Sort(want)
 	all := readDirectory(t, m.dir+"/many", 64<<10)
 	for _, size := range []int{64, 300, 4096, 64 << 10} {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-runtime/coracle/image/squashfs"
 )
 
 // TestMountShowsWhatWasPacked packs a directory by mksquashfs and compares
@@ -32,6 +34,10 @@ func TestMountShowsWhatWasPacked(t *testing.T) {
 			compareTrees(t, dir, m.dir)
 		})
 	}
+	t.Run("our writer", func(t *testing.T) {
+		m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{TrustedXattrs: initialNamespace()})
+		compareTrees(t, dir, m.dir)
+	})
 }
 
 // sampleTree makes a directory with every kind of file that can be made here.
@@ -235,7 +241,7 @@ func TestDevicesFromPseudoFiles(t *testing.T) {
 func TestXattrCallsStopWithoutAny(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/file", "x")
-	m := mountImage(t, mksquashfs(t, dir, "-no-xattrs"), Config{})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{})
 	if _, err := unix.Getxattr(m.dir+"/file", "user.x", nil); err != unix.EOPNOTSUPP {
 		t.Errorf("getxattr: %v, want %v", err, unix.EOPNOTSUPP)
 	}
@@ -250,7 +256,7 @@ func TestXattrSizes(t *testing.T) {
 	write(t, dir+"/file", "x")
 	err := unix.Setxattr(dir+"/file", "user.name", []byte("12345"), 0)
 	needs(t, "user xattrs in the temporary directory", err == nil)
-	m := mountImage(t, mksquashfs(t, dir), Config{})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{})
 	for size, want := range map[int]error{0: nil, 4: unix.ERANGE, 5: nil, 6: nil} {
 		n, err := unix.Getxattr(m.dir+"/file", "user.name", make([]byte, size))
 		if err != want || err == nil && n != 5 {
@@ -271,7 +277,7 @@ func TestXattrSizes(t *testing.T) {
 func TestStatfsTellsTheImagesSize(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/file", strings.Repeat("content", 100000))
-	image := mksquashfs(t, dir)
+	image := pack(t, dir, squashfs.WriterOptions{})
 	m := mountImage(t, image, Config{})
 	var st unix.Statfs_t
 	if err := unix.Statfs(m.dir, &st); err != nil {
@@ -289,7 +295,7 @@ func TestChangesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/file", "x")
 	write(t, dir+"/dir/below", "x")
-	m := mountImage(t, mksquashfs(t, dir), Config{})
+	m := mountImage(t, pack(t, dir, squashfs.WriterOptions{}), Config{})
 	if err := unix.Mount("", m.dir, "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
 		t.Fatal("remount writable:", err)
 	}
