@@ -11,6 +11,7 @@ require (
 	github.com/klauspost/compress v1.20.3 // zstd, and deflate compression faster than the standard library's
 	github.com/lmittmann/tint v1.2.1 // coloured log lines on a terminal
 	github.com/mikelolasagasti/xz v1.0.1 // squashfs images compressed with xz
+	github.com/moby/profiles/seccomp v0.2.3 // the filter that Docker uses by default
 	github.com/pierrec/lz4/v4 v4.1.33 // squashfs images compressed with lz4
 	github.com/rogpeppe/go-internal v1.15.0 // testscript, for tests of the command line
 	github.com/rootless-containers/rootlesskit/v3 v3.3.0 // getsubids, for sub-ids that no file lists
@@ -32,6 +33,7 @@ require (
 	github.com/moby/sys/user v0.4.1 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect
+	github.com/opencontainers/runtime-spec v1.3.0 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
 	github.com/therootcompany/xz v1.0.1 // indirect
 	github.com/ulikunitz/xz v0.5.17 // indirect

@@ -26,12 +26,13 @@ func byEngine(e Engine, lines map[string][]string) (picked []string) {
 
 func seccompCures(e Engine) []Cure {
 	lines := byEngine(e, map[string][]string{
-		"docker":     {"docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --device /dev/fuse …"},
+		"docker": {"docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --device /dev/fuse …",
+			"narrower: coracle doctor --print-seccomp >nest.json; docker run --security-opt seccomp=nest.json …"},
 		"podman":     {"podman run --security-opt seccomp=unconfined --device /dev/fuse …   (rootless Podman's own filter allows it)"},
 		"gitlab":     {"[runners.docker] security_opt = [\"seccomp:unconfined\", \"apparmor:unconfined\"], devices = [\"/dev/fuse\"]"},
 		"codespaces": {"\"runArgs\": [\"--device=/dev/fuse\", \"--security-opt=seccomp=unconfined\", \"--security-opt=apparmor=unconfined\"]   (in devcontainer.json)"},
 		"github":     {"container: {options: --security-opt seccomp=unconfined --security-opt apparmor=unconfined --device /dev/fuse}"},
-		"kubernetes": {"seccompProfile: {type: Unconfined}     (in securityContext; with AppArmor also appArmorProfile: {type: Unconfined})"},
+		"kubernetes": {"seccompProfile: {type: Unconfined}     (in securityContext; or Localhost with the output of coracle doctor --print-seccomp; with AppArmor also appArmorProfile: {type: Unconfined})"},
 	})
 	if e.Name != "podman" {
 		lines = append(lines, "rootless `podman run` needs none of this")
@@ -127,6 +128,8 @@ func explainNoSubIDs(e *NoSubIDsError, f Facts) Finding {
 		found.Cause = "subids-not-visible"
 		found.Text = fmt.Sprintf("the subordinate ids of %s do not exist in this container, which has %s.\n"+
 			"--fakeroot, OCI mode and builds have one id only; changes of owner are emulated.", e.User, countIDs(f.UIDs))
+	}
+	if e.NotVisible || f.inContainer() {
 		found.Cures = []Cure{{Starter, "run it as root of that container, whose ids are used as they are:", []string{"docker run --user 0 …"}}}
 		return found
 	}

@@ -178,14 +178,25 @@ func (r *Report) addRest(results map[string]outcome) {
 // addOptional is about namespaces that have to be asked for.
 func (r *Report) addOptional(results map[string]outcome) {
 	var missing []string
-	for _, p := range []struct{ name, option string }{{"uts", "--uts, --hostname"}, {"ipc", "--ipc"}, {"net", "--net"}, {"cgroup", "a cgroup namespace"}} {
+	for _, p := range []struct {
+		name, option string
+		mount        Step // what only makes a fresh mount impossible: the outer one is bound
+		fresh        string
+	}{
+		{"uts", "--uts, --hostname", "", ""}, {"ipc", "--ipc", StepMqueue, "a fresh /dev/mqueue"},
+		{"net", "--net", StepSysfs, "a fresh /sys with --net"}, {"cgroup", "a cgroup namespace", StepCgroup, "a fresh /sys/fs/cgroup"},
+	} {
 		if err := results[p.name].failed(); err != nil {
-			missing = append(missing, fmt.Sprintf("%s (%v)", p.option, err))
+			what := p.option
+			if p.mount != "" && results[p.name].Step == p.mount {
+				what = p.fresh
+			}
+			missing = append(missing, fmt.Sprintf("%s (%v)", what, err))
 		}
 	}
 	found := Finding{ID: "namespaces", Status: OK, Title: "other namespaces", Text: "UTS, IPC, network and cgroup work."}
 	if missing != nil {
-		found.Status, found.Cause, found.Text = Info, "refused", "degraded: "+strings.Join(missing, ", ")+"."
+		found.Status, found.Cause, found.Text = Info, "refused", "not here: "+strings.Join(missing, ", ")+"."
 	}
 	r.Findings = append(r.Findings, found)
 }
