@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,22 +55,28 @@ type resolution struct {
 // and umask, before execve. It starts programs that scripts run and waits for
 // them, so nothing else may reap children meanwhile.
 func Resolve(raw json.RawMessage, p *oci.Process, warn func(text string)) error {
-	return resolve("", raw, p, warn)
+	return inside{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, limit: scriptsLimit}.resolve(raw, p, warn)
 }
 
 var _ oci.Resolver = Resolve
 
-// resolve is Resolve for a container whose root is at root.
-func resolve(root string, raw json.RawMessage, p *oci.Process, warn func(text string)) error {
+// inside is the container as scripts find it.
+type inside struct {
+	root           string // what all paths start with: empty but in tests
+	stdin          *os.File
+	stdout, stderr io.Writer
+	limit          time.Duration // for all scripts together
+}
+
+func (in inside) resolve(raw json.RawMessage, p *oci.Process, warn func(text string)) error {
 	s := &resolution{host: p.Env, vars: environment{}}
 	if err := json.Unmarshal(raw, &s.action); err != nil {
 		return fmt.Errorf("read action: %w", err)
 	}
-	s.root, s.warn, s.virtual = root, warn, map[string][]byte{}
-	s.stdin, s.out, s.err = os.Stdin, os.Stdout, os.Stderr
+	s.inside, s.warn, s.virtual = in, warn, map[string][]byte{}
 	s.dir = s.workingDir(p.Cwd)
 
-	ctx, cancel := context.WithTimeout(context.Background(), scriptsLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), in.limit)
 	defer cancel()
 	err := s.sourceEnvironment(ctx)
 	if err == nil && s.program == nil {
@@ -205,7 +213,7 @@ func (s *resolution) sourceFile(ctx context.Context, name string) error {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	s.virtual[name] = content
+	s.virtual[name] = repaired(content, name)
 	return s.source(ctx, name)
 }
 

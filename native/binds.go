@@ -102,7 +102,10 @@ func isBindOption(word string) bool {
 }
 
 func newBind(fields []string) (bind, error) {
-	spec := strings.Join(fields, ":")
+	spec := strings.Join(fields[:min(3, len(fields))], ":")
+	if len(fields) > 3 {
+		spec += "," + strings.Join(fields[3:], ",")
+	}
 	b := bind{source: fields[0], target: fields[0]}
 	if b.source == "" {
 		return b, &BindError{Spec: spec, Reason: "the source is empty", Cure: bindForm}

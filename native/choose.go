@@ -116,7 +116,7 @@ func fromOCI(content []byte) bool {
 // interpret runs such a runscript here, up to its exec: the image may have no
 // shell, and one process less starts.
 func (s *resolution) interpret(ctx context.Context, name string, content []byte, vars map[string]string) (*program, error) {
-	inner := &shell{root: s.root, dir: vars["PWD"], warn: s.warn, stdin: s.stdin, out: s.out, err: s.err}
+	inner := &shell{inside: s.inside, dir: vars["PWD"], warn: s.warn}
 	start := environment{}
 	for _, k := range slices.Sorted(maps.Keys(vars)) {
 		start[k] = expand.Variable{Set: true, Kind: expand.String, Str: vars[k], Exported: true}
@@ -128,6 +128,7 @@ func (s *resolution) interpret(ctx context.Context, name string, content []byte,
 	if err != nil {
 		return nil, err
 	}
+	repair(file)
 	if err := inner.run(ctx, name, file.Stmts...); err != nil {
 		return nil, err
 	}

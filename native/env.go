@@ -272,7 +272,7 @@ func (p *planner) fileVariables() (variables, error) {
 	var all variables
 	for _, f := range p.o.EnvFiles {
 		env := append(slices.Clone(p.h.Env), "SINGULARITY_IMAGE="+p.source.path)
-		vars, err := evaluateFile(f, p.cmd.Args, env)
+		vars, err := evaluateFile(f, p.cmd.Args, env, commandLimit)
 		if err != nil {
 			return nil, fmt.Errorf("while processing %s: %w", f.Name, err)
 		}

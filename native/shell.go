@@ -30,12 +30,9 @@ const commandLimit = time.Minute
 
 // shell is one run of the embedded interpreter, in the container's root.
 type shell struct {
-	root  string // prefix of all paths: empty but in tests
-	dir   string // working directory in the container
-	warn  func(text string)
-	stdin *os.File
-	out   io.Writer // stdout of scripts
-	err   io.Writer
+	inside
+	dir  string // working directory in the container
+	warn func(text string)
 
 	parser *syntax.Parser
 	runner *interp.Runner
@@ -57,7 +54,8 @@ type program struct {
 func (s *shell) start(vars environment, args []string) error {
 	s.parser = syntax.NewParser()
 	runner, err := interp.New(
-		interp.StdIO(s.stdin, s.out, s.err),
+		interp.StdIO(s.stdin, s.stdout, s.stderr),
+		interp.Interactive(true), // expands aliases, nothing else
 		interp.Env(vars),
 		func(r *interp.Runner) error { r.Dir = s.dir; return nil }, // interp.Dir would look for it outside of root
 		interp.Params(append([]string{"--"}, args...)...),
@@ -77,7 +75,7 @@ func (s *shell) start(vars environment, args []string) error {
 // run interprets statements. A failing command is no error, as in a script
 // without set -e; *ExitError is a script that has ended everything.
 func (s *shell) run(ctx context.Context, name string, stmts ...*syntax.Stmt) error {
-	err := s.runner.Run(ctx, &syntax.File{Name: name, Stmts: stmts})
+	err := guarded(func() error { return s.runner.Run(ctx, &syntax.File{Name: name, Stmts: stmts}) })
 	var status interp.ExitStatus
 	errors.As(err, &status)
 	s.status = int(status)
@@ -92,6 +90,17 @@ func (s *shell) run(ctx context.Context, name string, stmts ...*syntax.Stmt) err
 		return &ExitError{Code: s.status}
 	}
 	return nil
+}
+
+// guarded turns a panic of the interpreter, which scripts of unknown origin can
+// provoke, into an error.
+func guarded(run func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the shell interpreter stumbled: %v", p)
+		}
+	}()
+	return run()
 }
 
 // source runs a script in the interpreter, as ". file" does.
@@ -258,26 +267,20 @@ func (s *shell) setUmask(hc interp.HandlerContext, args []string) error {
 
 // declare runs a declaration that was written with a backslash.
 func (s *shell) declare(ctx context.Context, keyword string, args []string) error {
-	var text bytes.Buffer
-	text.WriteString(keyword)
+	decl := &syntax.DeclClause{Variant: &syntax.Lit{Value: keyword}}
 	for _, arg := range args {
 		name, value, assigns := strings.Cut(arg, "=")
-		text.WriteString(" " + name)
-		if assigns {
-			text.WriteString("='" + strings.ReplaceAll(value, "'", `'\''`) + "'")
+		switch {
+		case !assigns && validName(arg):
+			decl.Args = append(decl.Args, &syntax.Assign{Naked: true, Name: &syntax.Lit{Value: arg}})
+		case assigns && validName(name):
+			decl.Args = append(decl.Args, &syntax.Assign{Name: &syntax.Lit{Value: name}, Value: quoted(value)})
+		default: // an option
+			decl.Args = append(decl.Args, &syntax.Assign{Naked: true, Value: quoted(arg)})
 		}
 	}
-	file, err := s.parser.Parse(&text, keyword)
-	if err != nil {
-		return interp.ExitStatus(2)
-	}
-	for _, stmt := range file.Stmts {
-		// Statements one by one: Run on a file implies an exit.
-		if err := s.runner.Run(ctx, stmt); err != nil {
-			return err
-		}
-	}
-	return nil
+	// Not a file: Run on one implies an exit.
+	return s.runner.Run(ctx, &syntax.Stmt{Cmd: decl})
 }
 
 // open opens files for redirections and sourced scripts.
@@ -375,7 +378,7 @@ func (e *ExitError) ExitCode() int { return e.Code }
 
 // evaluateFile returns the variables that an --env-file sets. It is a shell
 // script that can use the host's variables, but run no program and open no file.
-func evaluateFile(f EnvFile, args, hostEnv []string) (variables, error) {
+func evaluateFile(f EnvFile, args, hostEnv []string, limit time.Duration) (vars variables, err error) {
 	start := environment{}
 	for _, e := range hostEnv {
 		if name, value, ok := strings.Cut(e, "="); ok && name != "" {
@@ -399,17 +402,23 @@ func evaluateFile(f EnvFile, args, hostEnv []string) (variables, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := syntax.NewParser().Parse(bytes.NewReader(f.Content), f.Name)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	err = guarded(func() error {
+		file, err := syntax.NewParser().Parse(bytes.NewReader(f.Content), f.Name)
+		if err != nil {
+			return err
+		}
+		repair(file)
+		return runner.Run(ctx, file)
+	})
 	var status interp.ExitStatus
-	if err := runner.Run(ctx, file); err != nil && !errors.As(err, &status) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil && !errors.As(err, &status):
 		return nil, err
 	}
-	var vars variables
 	for _, e := range environ(exported(environment(runner.Vars))) {
 		name, value, _ := strings.Cut(e, "=")
 		switch name {
