@@ -60,7 +60,7 @@ func helloConfig(diffID string) ([]byte, error) {
 	c.Config.Entrypoint = []string{"/coracle", "x", "hello"}
 	c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GREETING=" + greeting}
 	c.Config.Labels = map[string]string{"org.opencontainers.image.title": "hello"}
-	c.RootFS.DiffIDs = []string{diffID}
+	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{diffID}
 	return json.Marshal(&c)
 }
 

@@ -25,6 +25,7 @@ type imageConfig struct {
 		Labels     map[string]string `json:"Labels"`
 	} `json:"config"`
 	RootFS struct {
+		Type    string   `json:"type"` // "layers"
 		DiffIDs []string `json:"diff_ids"`
 	} `json:"rootfs"`
 

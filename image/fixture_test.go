@@ -25,6 +25,7 @@ type testImage struct {
 	config imageConfig
 	layers [][]byte // tar archives, bottom first
 	tags   []string
+	noZstd bool // for tools that do not know it
 }
 
 // greetings is an image of three layers, of which the middle one is the same
@@ -49,6 +50,7 @@ func greetings(t testing.TB, tags ...string) *testImage {
 	i.config.Config.Entrypoint = []string{"/bin/greet"}
 	i.config.Config.Cmd = []string{"one", "two words"}
 	i.config.Config.Labels = map[string]string{"maker": "a & b"}
+	i.config.RootFS.Type = "layers"
 	for _, l := range i.layers {
 		i.config.RootFS.DiffIDs = append(i.config.RootFS.DiffIDs, digestOf(l))
 	}
@@ -138,12 +140,12 @@ func layout(t testing.TB, nested bool, images ...*testImage) []testMember {
 	for _, i := range images {
 		m := ociManifest{MediaType: typeOCIManifest, Config: blob("application/vnd.oci.image.config.v1+json", i.configJSON(t))}
 		for k, l := range i.layers {
-			switch k % 3 {
-			case 0:
+			switch {
+			case k%3 == 0:
 				m.Layers = append(m.Layers, blob("application/vnd.oci.image.layer.v1.tar", l))
-			case 1:
+			case k%3 == 1 || i.noZstd:
 				m.Layers = append(m.Layers, blob("application/vnd.oci.image.layer.v1.tar+gzip", gzipped(t, l)))
-			case 2:
+			default:
 				m.Layers = append(m.Layers, blob("application/vnd.oci.image.layer.v1.tar+zstd", zstdCompressed(t, l)))
 			}
 		}

@@ -41,7 +41,10 @@ func TempSandbox(ctx context.Context, img *Image, parentDir string, log *slog.Lo
 		return nil, err
 	}
 	prefix := filepath.Join(parentDir, sandboxPrefix+strconv.Itoa(os.Geteuid())+"-")
-	cleanSandboxes(prefix, log)
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	cleanUp(prefix, log)
 	r, err := img.Squashfs()
 	if err != nil {
 		return nil, err
@@ -61,16 +64,16 @@ func TempSandbox(ctx context.Context, img *Image, parentDir string, log *slog.Lo
 	return s, nil
 }
 
-// cleanSandboxes removes the sandboxes of processes that are gone.
-func cleanSandboxes(prefix string, log *slog.Logger) {
+// cleanUp removes what processes that are gone left under names with a prefix.
+func cleanUp(prefix string, log *slog.Logger) {
 	entries, err := os.ReadDir(filepath.Dir(prefix))
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		path := filepath.Join(filepath.Dir(prefix), e.Name())
-		if strings.HasPrefix(path, prefix) && removeUnlocked(path) && log != nil {
-			log.Debug("removed a sandbox that a killed process left", "dir", path)
+		if strings.HasPrefix(path, prefix) && removeUnlocked(path) {
+			log.Debug("removed what a killed process left", "dir", path)
 		}
 	}
 }
