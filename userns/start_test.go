@@ -211,11 +211,11 @@ func TestStartCreatesNamespaces(t *testing.T) {
 	needUserns(t)
 	p := childProcess("tell")
 	p.Flags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
-	p.Map, p.Setsid, p.Dir, p.ParentDeath = ownIDs(0, 0), true, "/usr", syscall.SIGKILL
+	p.Map, p.Setsid, p.Dir, p.ParentDeath = ownIDs(0, 0), true, "/proc", syscall.SIGKILL
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	got := tell(t, p)
-	if got.PID != 1 || got.PPID != 0 || got.SID != 1 || got.Dir != "/usr" {
+	if got.PID != 1 || got.PPID != 0 || got.SID != 1 || got.Dir != "/proc" {
 		t.Errorf("got %+v", got)
 	}
 }
