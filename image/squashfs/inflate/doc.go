@@ -1,5 +1,6 @@
 // Package inflate decodes zlib streams (RFC 1950, RFC 1951) that lie in memory
-// as a whole, into a buffer that takes the whole result.
+// as a whole, into a buffer that takes the whole result; and gzip files (RFC
+// 1952) as they are read, in large pieces, for the layers of container images.
 //
 // compress/flate has to stop and go on at any byte and keeps a window; blocks
 // of an image need neither. Without them a 64-bit bit buffer, tables that resolve
@@ -15,5 +16,6 @@
 //
 // # Not here
 //
-// No streaming, no preset dictionaries, no gzip or raw deflate framing.
+// No preset dictionaries, no raw deflate; no results byte by byte as they come,
+// as an interactive connection would want them.
 package inflate
