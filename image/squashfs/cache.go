@@ -84,10 +84,31 @@ func (c *blockCache) peek(key blockKey) *block {
 	return b
 }
 
+// reserve enters a block that the caller is going to fill, and release. It
+// returns nil if the block is there already.
+func (c *blockCache) reserve(key blockKey, size int) *block {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.blocks[key] != nil {
+		return nil
+	}
+	return c.add(key, size)
+}
+
 // release gives back a block from get or peek.
 func (c *blockCache) release(b *block) {
 	c.mu.Lock()
 	b.refs--
+	c.mu.Unlock()
+}
+
+// discard gives back a block that is the first to go from now on.
+func (c *blockCache) discard(b *block) {
+	c.mu.Lock()
+	b.refs--
+	c.unlink(b)
+	b.older, b.newer = &c.ring, c.ring.newer
+	b.newer.older, c.ring.newer = b, b
 	c.mu.Unlock()
 }
 
@@ -104,7 +125,7 @@ func (c *blockCache) wait(b *block) (*block, error) {
 	return b, nil
 }
 
-// fill decodes a block from add. A failure is not kept: it may have been the
+// fill decodes a block from add or reserve. A failure is not kept: it may have been the
 // disk's, and the next reader should try again.
 func (c *blockCache) fill(b *block) (*block, error) {
 	err := c.load(b)

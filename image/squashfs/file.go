@@ -52,6 +52,9 @@ func (r *Reader) ReadAt(in *Inode, p []byte, off int64) (int, error) {
 	if short {
 		p = p[:in.Size-uint64(off)]
 	}
+	r.ahead.note(in, uint64(off), uint64(len(p)))
+	r.ahead.enter()
+	defer r.ahead.leave()
 	n, err := r.readBlocks(in, p, uint64(off))
 	if err == nil && n < len(p) {
 		var m int
@@ -187,14 +190,11 @@ func (r *Reader) readTail(in *Inode, p []byte, off uint64) (int, error) {
 	if in.fragment == noFragment {
 		return 0, nil
 	}
-	var raw [16]byte
-	if err := r.record(&r.fragments, uint64(in.fragment), raw[:]); err != nil {
+	key, err := r.fragmentKey(in.fragment)
+	if err != nil {
 		return 0, fmt.Errorf("fragment %d: %w", in.fragment, err)
 	}
-	key := blockKey{binary.LittleEndian.Uint64(raw[:]), binary.LittleEndian.Uint32(raw[8:])}
-	if err := r.checkStored(key, int(r.sb.BlockSize)); err != nil {
-		return 0, fmt.Errorf("fragment %d: %w", in.fragment, err)
-	}
+	r.ahead.noteTail(in.fragment)
 	b, err := r.data.get(key, int(r.sb.BlockSize))
 	if err != nil {
 		return 0, fmt.Errorf("fragment %d: %w", in.fragment, err)
@@ -208,6 +208,16 @@ func (r *Reader) readTail(in *Inode, p []byte, off uint64) (int, error) {
 	}
 	skip := off - in.blockCount*uint64(r.sb.BlockSize)
 	return copy(p, b.data[start+skip:end]), nil
+}
+
+// fragmentKey returns where a fragment block lies.
+func (r *Reader) fragmentKey(i uint32) (blockKey, error) {
+	var raw [16]byte
+	if err := r.record(&r.fragments, uint64(i), raw[:]); err != nil {
+		return blockKey{}, err
+	}
+	key := blockKey{binary.LittleEndian.Uint64(raw[:]), binary.LittleEndian.Uint32(raw[8:])}
+	return key, r.checkStored(key, int(r.sb.BlockSize))
 }
 
 // readExtent copies a block's bytes from skip on to p, as many as there are.
@@ -226,25 +236,24 @@ func (r *Reader) readExtent(e extent, p []byte, skip int) (int, error) {
 		if b == nil {
 			return r.decodeInto(p, key)
 		}
-		defer r.data.release(b)
-		return copyWhole(p, b)
+		// It was decoded ahead and will hardly be wanted again.
+		defer r.data.discard(b)
+		return b.copyTo(p, 0, e.size)
 	}
 	b, err := r.data.get(key, e.size)
 	if err != nil {
 		return 0, err
 	}
 	defer r.data.release(b)
-	if len(b.data) != e.size {
-		return 0, corrupt("%d bytes, want %d", len(b.data), e.size)
-	}
-	return copy(p, b.data[skip:]), nil
+	return b.copyTo(p, skip, e.size)
 }
 
-func copyWhole(p []byte, b *block) (int, error) {
-	if len(b.data) != len(p) {
-		return 0, corrupt("%d bytes, want %d", len(b.data), len(p))
+// copyTo copies data from skip on, which must have size bytes in all.
+func (b *block) copyTo(p []byte, skip, size int) (int, error) {
+	if len(b.data) != size {
+		return 0, corrupt("%d bytes, want %d", len(b.data), size)
 	}
-	return copy(p, b.data), nil
+	return copy(p, b.data[skip:]), nil
 }
 
 // decodeInto decodes a block that must have len(p) bytes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -50,7 +51,8 @@ type Reader struct {
 	meta    *blockCache // metadata blocks
 	data    *blockCache // fragment blocks, and data blocks that were asked for in part
 	inodes  inodeCache
-	scratch sync.Pool // *[]byte that hold one stored block
+	scratch sync.Pool  // *[]byte that hold one stored block
+	ahead   *readAhead // nil without ReaderOptions.ReadAhead
 }
 
 // Info describes an image.
@@ -92,6 +94,9 @@ func NewReader(src io.ReaderAt, size int64, o ReaderOptions) (*Reader, error) {
 	}
 	if err := r.readTables(); err != nil {
 		return nil, err
+	}
+	if cores := runtime.GOMAXPROCS(0); o.ReadAhead && cores > 1 {
+		r.ahead = newReadAhead(r, cores)
 	}
 	return r, nil
 }
