@@ -1,0 +1,6 @@
+//go:build race
+
+package fusefs
+
+// raceDetector tells that sync.Pool forgets at random.
+const raceDetector = true
