@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/coracle-runtime/coracle/image/squashfs/zstdblock"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 )
@@ -16,6 +17,7 @@ type writeCompressor interface {
 }
 
 var (
+	_ writeCompressor = (*zstd3Compressor)(nil)
 	_ writeCompressor = (*zstdCompressor)(nil)
 	_ writeCompressor = (*zlibCompressor)(nil)
 )
@@ -26,6 +28,9 @@ func newWriteCompressor(o WriterOptions) (writeCompressor, error) {
 		var err error
 		c.w, err = zlib.NewWriterLevel(&c.buf, o.Level)
 		return c, err
+	}
+	if o.Level == 3 {
+		return &zstd3Compressor{}, nil
 	}
 	// The kernel decodes with a window of one block and refuses frames that
 	// ask for more.
@@ -40,6 +45,14 @@ func newWriteCompressor(o WriterOptions) (writeCompressor, error) {
 	return &zstdCompressor{w: w}, nil
 }
 
+// zstd3Compressor is level 3.
+type zstd3Compressor struct{ e zstdblock.Encoder }
+
+func (c *zstd3Compressor) compress(dst, src []byte) ([]byte, error) {
+	return c.e.AppendFrame(dst[:0], src), nil
+}
+
+// zstdCompressor is the other levels.
 type zstdCompressor struct{ w *zstd.Encoder }
 
 func (c *zstdCompressor) compress(dst, src []byte) ([]byte, error) {
