@@ -10,15 +10,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handOver sends the FUSE connection and the container's user namespace, from
-// x init to x fuse.
+// Guard is the body of `coracle x guard`, which keeps a container without an
+// image: should the caller be killed, it kills what the container has left.
+//
+// Runs in: x guard, in the caller's namespaces and a session of its own.
+func Guard() error {
+	nameProcess("coracle-guard")
+	settleKeeper(keeperInitFD)
+	_, userNS, err := takeOver(keeperInitFD)
+	if err != nil {
+		return err
+	}
+	unix.Close(keeperInitFD)
+	g, err := newGuard(userNS)
+	if err != nil {
+		return err
+	}
+	g.watch()
+	return nil
+}
+
+// handOver sends the container's user namespace and the FUSE connection, from
+// x init to its keeper. dev is -1 without an image.
 func handOver(socket, dev int) error {
 	userNS, err := unix.Open("/proc/self/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /proc/self/ns/user: %w", err)
 	}
 	defer unix.Close(userNS)
-	return unix.Sendmsg(socket, []byte{0}, unix.UnixRights(dev, userNS), nil, unix.MSG_NOSIGNAL)
+	fds := []int{userNS}
+	if dev >= 0 {
+		fds = append(fds, dev)
+	}
+	return unix.Sendmsg(socket, []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 }
 
 // errNobody says that x init ended before it had mounted anything.
@@ -45,18 +69,31 @@ func takeOver(socket int) (dev, userNS int, err error) {
 		return -1, -1, errors.New("receive descriptors: none came")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 2 {
-		return -1, -1, errors.New("receive descriptors: not two")
+	if err != nil {
+		return -1, -1, fmt.Errorf("receive descriptors: %w", err)
 	}
-	return fds[0], fds[1], nil
+	if len(fds) < 2 {
+		return -1, fds[0], nil
+	}
+	return fds[1], fds[0], nil
 }
 
 // A guard ends the container's processes when the caller was killed. x init and
 // the payload die with the caller by themselves (PR_SET_PDEATHSIG), what the
 // payload has forked does not.
 type guard struct {
-	socket int
+	socket int    // to the caller
 	userNS uint64 // inode number of the container's user namespace
+}
+
+// newGuard takes the namespace's descriptor and leaves it open, so that nobody
+// else gets the number.
+func newGuard(userNS int) (*guard, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(userNS, &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	return &guard{socket: keeperCallerFD, userNS: st.Ino}, nil
 }
 
 // The caller's only message: it ends, and the container may outlive it.
@@ -64,7 +101,7 @@ const released = 'r'
 
 // watch waits for the caller's end.
 //
-// Runs in: x fuse, beside the server.
+// Runs in: x guard, or x fuse beside the server.
 func (g *guard) watch() {
 	b := make([]byte, 1)
 	n, err := readRetry(g.socket, b)

@@ -53,7 +53,7 @@ func nameProcess(name string) {
 type initProcess struct {
 	plan     Plan
 	reportFD int
-	fuseFD   int // socket to x fuse; -1 without an image
+	keeperFD int // socket to x fuse or x guard; -1 without
 	nullFD   int // /dev/null of the host, for a PID 1 that stays; else -1
 
 	debug bool
@@ -73,7 +73,7 @@ func newInitProcess(args []string) (*initProcess, error) {
 	flags.SetOutput(io.Discard)
 	planFD := flags.Int("plan-fd", -1, "")
 	flags.IntVar(&in.reportFD, "report-fd", -1, "")
-	flags.IntVar(&in.fuseFD, "fuse-fd", -1, "")
+	flags.IntVar(&in.keeperFD, "keeper-fd", -1, "")
 	flags.BoolVar(&in.debug, "debug", false, "")
 	if err := flags.Parse(args); err != nil {
 		return nil, fmt.Errorf("x init: %w", err)
@@ -81,7 +81,7 @@ func newInitProcess(args []string) (*initProcess, error) {
 	if *planFD < 0 || in.reportFD < 0 {
 		return nil, errors.New("x init is started by coracle itself")
 	}
-	for _, fd := range []int{*planFD, in.reportFD, in.fuseFD} {
+	for _, fd := range []int{*planFD, in.reportFD, in.keeperFD} {
 		if fd >= 0 {
 			unix.CloseOnExec(fd)
 		}

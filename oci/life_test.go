@@ -191,12 +191,13 @@ func TestKillAtAnyStage(t *testing.T) {
 }
 
 func TestKilledCallerTakesBackgroundProcessesAlong(t *testing.T) {
-	needsFUSE(t)
-	m := markedCaller(t, planFor(t, image(t), "payload", "background", "60000", "/etc/hello", "", "60000"))
-	m.startReady(t)
-	m.Process.Kill()
-	m.Wait()
-	m.gone(t)
+	onEveryRoot(t, func(t *testing.T, root string) {
+		m := markedCaller(t, planFor(t, root, "payload", "background", "60000", "/etc/hello", "", "60000"))
+		m.startReady(t)
+		m.Process.Kill()
+		m.Wait()
+		m.gone(t)
+	})
 }
 
 func TestBackgroundProcessKeepsItsFiles(t *testing.T) {

@@ -31,6 +31,10 @@ func hidden(name string, args []string) int {
 		if err := ServeFUSE(); err != nil {
 			return 1
 		}
+	case "guard":
+		if err := Guard(); err != nil {
+			return 1
+		}
 	case "caller":
 		return callerMain(args)
 	case "shell":

@@ -35,6 +35,11 @@ func (b *builder) assemble() error {
 	if root.Image != nil {
 		return b.assembleImage(root)
 	}
+	if b.in.keeperFD >= 0 {
+		// A guard that is gone already cannot be helped.
+		handOver(b.in.keeperFD, -1)
+		unix.Close(b.in.keeperFD)
+	}
 	return b.assembleDir(root)
 }
 
@@ -73,11 +78,11 @@ func (b *builder) mountFUSE(image *Squashfs) error {
 		unix.Close(dev)
 		return fuseError("mount fuse", err)
 	}
-	err = handOver(b.in.fuseFD, dev)
+	err = handOver(b.in.keeperFD, dev)
 	// As long as one copy of the descriptor is open, the kernel waits for an
 	// answer: had we kept ours, the death of x fuse would hang the container.
 	unix.Close(dev)
-	unix.Close(b.in.fuseFD)
+	unix.Close(b.in.keeperFD)
 	if err != nil {
 		return &StepError{Step: "hand /dev/fuse to x fuse", Err: err}
 	}

@@ -36,7 +36,8 @@ type Status struct {
 // Run carries out a Plan and waits for the payload. The error is about the
 // container: *FUSEError where FUSE cannot be mounted, *ExecError for the
 // payload's program, *StepError for all else in x init, *userns.StartError and
-// *userns.HelperError for the namespaces. ctx kills the payload.
+// *userns.HelperError for the namespaces. The end of ctx kills the
+// container.
 func (r *Runtime) Run(ctx context.Context, p *Plan) (Status, error) {
 	// x init dies with the thread that started it.
 	runtime.LockOSThread()
@@ -77,9 +78,9 @@ func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	defer c.close()
-	signals.start(c.init.Pid)
-	defer context.AfterFunc(ctx, func() { unix.Kill(c.init.Pid, unix.SIGKILL) })()
+	defer c.close(ctx)
+	signals.start(c.init)
+	defer context.AfterFunc(ctx, func() { unix.Kill(c.init, unix.SIGKILL) })()
 
 	err = c.untilStarted()
 	if err == nil {
@@ -102,26 +103,32 @@ func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
 type container struct {
 	log    *slog.Logger
 	begun  time.Time
-	init   *os.Process
-	fuse   *os.Process // nil without an image
-	report *os.File    // from x init
-	serve  *os.File    // to and from x fuse; nil without an image
+	init   int      // process id of x init
+	report *os.File // from x init
+	keeper int      // process id of x fuse or x guard
+	serve  *os.File // to and from the keeper; nil without one
+	image  bool     // the keeper serves one
 
-	started bool
-	took    time.Duration // until started
-	ended   chan struct{} // closed when a PID 1 that stays has said all
-	last    *uint32       // the payload's wait status, told by PID 1; after ended
-	fuseEnd chan error    // how x fuse ended, once; nil is as it should
+	took  time.Duration // until the payload was started
+	ended chan struct{} // closed when a PID 1 that stays has said all
+	last  *uint32       // the payload's wait status, told by PID 1; after ended
 }
 
-// close lets x fuse know that the container may go on without us.
-func (c *container) close() {
-	if c.serve != nil {
-		unix.Sendto(int(c.serve.Fd()), []byte{released}, unix.MSG_NOSIGNAL, nil)
-		c.serve.Close()
-		c.fuse.Release()
-	}
+// close lets the keeper know that the container may go on without us; one that
+// was to end gets no such word.
+func (c *container) close(ctx context.Context) {
 	c.report.Close()
+	if c.serve == nil {
+		return
+	}
+	if ctx.Err() == nil {
+		unix.Sendto(int(c.serve.Fd()), []byte{released}, unix.MSG_NOSIGNAL, nil)
+	}
+	c.serve.Close()
+	// It ends with the last process of the container, mostly before we know
+	// of that. A zombie would stay where nobody adopts: a container whose PID
+	// 1 does not wait.
+	unix.Wait4(c.keeper, nil, unix.WNOHANG, nil)
 }
 
 // untilStarted reads x init's reports until the payload runs.
@@ -130,7 +137,7 @@ func (c *container) untilStarted() error {
 	for {
 		f, err := receiveFrame(c.report, buf)
 		if err == io.EOF {
-			c.took, c.started = time.Since(c.begun), true
+			c.took = time.Since(c.begun)
 			c.log.Debug("payload started", "after", c.took)
 			return nil
 		}
@@ -142,7 +149,7 @@ func (c *container) untilStarted() error {
 		case f.Fault != nil:
 			return f.Fault.err()
 		case f.Started:
-			c.took, c.started = time.Since(c.begun), true
+			c.took = time.Since(c.begun)
 			c.log.Debug("payload started by PID 1", "after", c.took)
 			return nil
 		}
@@ -194,7 +201,7 @@ func (c *container) status(raw unix.WaitStatus) Status {
 
 // watchFUSE says so when the FUSE server ends before the payload.
 func (c *container) watchFUSE() {
-	if c.serve == nil {
+	if !c.image {
 		return
 	}
 	if err := c.fuseError(); err != nil {
@@ -220,7 +227,7 @@ func (c *container) fuseError() error {
 func (c *container) cause(err error) error {
 	lost := errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) ||
 		errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EIO)
-	if c.serve == nil || !lost {
+	if !c.image || !lost {
 		return err
 	}
 	if fuse := c.fuseError(); fuse != nil {

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The descriptors of x fuse.
+// The descriptors of a keeper.
 const (
-	serveConfigFD = 3 + iota // a serveConfig
-	serveCallerFD            // socket to the caller: its release, our end
-	serveInitFD              // socket to x init: the FUSE connection
-	serveImageFD             // the image
+	keeperCallerFD = 3 + iota // socket to the caller: its release, our end
+	keeperInitFD              // socket to x init: what it hands over
+	keeperConfigFD            // x fuse: a serveConfig
+	keeperImageFD             // x fuse: the image
 )
 
 // serveConfig is what x fuse has to know of the Plan.
@@ -34,20 +34,25 @@ type serveConfig struct {
 // terminal. It must not touch a path below its own mount.
 func ServeFUSE() error {
 	nameProcess("coracle-fuse")
-	// Whatever the terminal or a batch system sends: the payload needs its
-	// files until it has ended.
-	signal.Ignore(unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM, unix.SIGTSTP, unix.SIGPIPE)
-	for fd := serveConfigFD; fd <= serveImageFD; fd++ {
-		unix.CloseOnExec(fd)
-	}
-	closeInherited(serveImageFD + 1)
+	settleKeeper(keeperImageFD)
 	err := serve()
 	f := &frame{Done: true}
 	if err != nil && !errors.Is(err, errNobody) {
 		f.Fault = newFault(err)
 	}
-	sendFrame(serveCallerFD, f)
+	sendFrame(keeperCallerFD, f)
 	return err
+}
+
+// settleKeeper makes the process independent of who started it.
+func settleKeeper(lastFD int) {
+	// Whatever the terminal or a batch system sends: the payload needs its
+	// files until it has ended.
+	signal.Ignore(unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM, unix.SIGTSTP, unix.SIGPIPE)
+	for fd := keeperCallerFD; fd <= lastFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	closeInherited(lastFD + 1)
 }
 
 // closeInherited closes what the caller was started with: a pipe of which x fuse
@@ -73,11 +78,11 @@ func closeInherited(first int) {
 
 func serve() error {
 	var c serveConfig
-	if err := readValue(serveConfigFD, &c); err != nil {
+	if err := readValue(keeperConfigFD, &c); err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	unix.Close(serveConfigFD)
-	file := os.NewFile(serveImageFD, c.Image.Path)
+	unix.Close(keeperConfigFD)
+	file := os.NewFile(keeperImageFD, c.Image.Path)
 	image, err := squashfs.NewReader(section{file, c.Image.Offset}, c.Image.Size, squashfs.ReaderOptions{ReadAhead: true})
 	if err != nil {
 		return fmt.Errorf("read image %s: %w", c.Image.Path, err)
@@ -89,16 +94,18 @@ func serve() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	dev, userNS, err := takeOver(serveInitFD)
+	dev, userNS, err := takeOver(keeperInitFD)
 	if err != nil {
 		return err
 	}
-	unix.Close(serveInitFD)
-	var st unix.Stat_t
-	if err := unix.Fstat(userNS, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	unix.Close(keeperInitFD)
+	if dev < 0 {
+		return errors.New("serve image: x init sent no FUSE connection")
 	}
-	g := &guard{socket: serveCallerFD, userNS: st.Ino} // userNS stays open: the number is not given away
+	g, err := newGuard(userNS)
+	if err != nil {
+		return err
+	}
 	go g.watch()
 	return server.Serve(dev)
 }

@@ -12,34 +12,36 @@ import (
 	"log/slog"
 )
 
-// start starts x init and x fuse, which then depend on each other only.
+// start starts x init and its keeper, which then depend on each other only.
+// x fuse keeps a container with an image; x guard one without, unless the end of
+// a PID namespace ends all its processes anyway.
 func (r *Runtime) start(p *Plan) (*container, error) {
-	c := &container{log: r.Log, begun: time.Now()}
+	c := &container{log: r.Log, begun: time.Now(), image: p.Root.Image != nil}
 	if p.Namespaces.PID && p.Namespaces.Init {
 		c.ended = make(chan struct{})
 	}
-	var toFUSE, toInit *os.File
-	if p.Root.Image != nil {
+	var toKeeper, toInit *os.File
+	if c.image || !p.Namespaces.PID {
 		var err error
-		if toFUSE, toInit, err = socketpair("fuse"); err != nil {
+		if toKeeper, toInit, err = socketpair("keeper"); err != nil {
 			return nil, err
 		}
-		defer toFUSE.Close()
+		defer toKeeper.Close()
 		defer toInit.Close()
 	}
 	// x init first: it has more to do.
-	if err := r.startInit(c, p, toFUSE); err != nil {
+	if err := r.startInit(c, p, toKeeper); err != nil {
 		return nil, err
 	}
-	if p.Root.Image != nil {
-		if err := r.startFUSE(c, p, toInit); err != nil {
-			c.init.Kill()
-			c.init.Wait()
+	if toInit != nil {
+		if err := r.startKeeper(c, p, toInit); err != nil {
+			unix.Kill(c.init, unix.SIGKILL)
+			unix.Wait4(c.init, nil, 0, nil)
 			c.report.Close()
 			return nil, err
 		}
 	}
-	r.Log.Debug("x init and x fuse started", "after", time.Since(c.begun))
+	r.Log.Debug("x init and its keeper started", "after", time.Since(c.begun))
 	return c, nil
 }
 
@@ -53,7 +55,7 @@ func (r *Runtime) exe() string {
 // startInit starts x init in its namespaces. Descriptors that the caller
 // inherited reach the payload under their own numbers (make's jobserver,
 // process substitution): ours stand behind them.
-func (r *Runtime) startInit(c *container, p *Plan, toFUSE *os.File) error {
+func (r *Runtime) startInit(c *container, p *Plan, toKeeper *os.File) error {
 	plan, err := valueFile("plan", p)
 	if err != nil {
 		return fmt.Errorf("write plan: %w", err)
@@ -67,14 +69,17 @@ func (r *Runtime) startInit(c *container, p *Plan, toFUSE *os.File) error {
 	args := []string{"coracle", "x", "init",
 		"--plan-fd=" + strconv.Itoa(int(plan.Fd())), "--report-fd=" + strconv.Itoa(int(theirs.Fd()))}
 	passed := []*os.File{plan, theirs}
-	if toFUSE != nil {
-		args = append(args, "--fuse-fd="+strconv.Itoa(int(toFUSE.Fd())))
-		passed = append(passed, toFUSE)
+	if toKeeper != nil {
+		args = append(args, "--keeper-fd="+strconv.Itoa(int(toKeeper.Fd())))
+		passed = append(passed, toKeeper)
 	}
 	if r.Log.Enabled(context.Background(), slog.LevelDebug) {
 		args = append(args, "--debug")
 	}
-	files, closeCopies := r.files(passed)
+	files, closeCopies, err := r.files(passed)
+	if err != nil {
+		return err
+	}
 	defer closeCopies()
 	process := userns.Process{
 		Exe: r.exe(), Args: args,
@@ -83,7 +88,7 @@ func (r *Runtime) startInit(c *container, p *Plan, toFUSE *os.File) error {
 		Ambient:     true,
 		ParentDeath: unix.SIGKILL,
 	}
-	if c.init, err = process.Start(); err != nil {
+	if c.init, err = process.StartPID(); err != nil {
 		ours.Close()
 		return err
 	}
@@ -92,7 +97,7 @@ func (r *Runtime) startInit(c *container, p *Plan, toFUSE *os.File) error {
 }
 
 // files puts passed at their own numbers and keeps what was inherited.
-func (r *Runtime) files(passed []*os.File) (files []*os.File, closeCopies func()) {
+func (r *Runtime) files(passed []*os.File) (files []*os.File, closeCopies func(), err error) {
 	last := uintptr(2)
 	for _, f := range passed {
 		last = max(last, f.Fd())
@@ -103,21 +108,33 @@ func (r *Runtime) files(passed []*os.File) (files []*os.File, closeCopies func()
 		files[f.Fd()] = f
 	}
 	var copies []*os.File
-	for fd := uintptr(3); fd <= last; fd++ {
-		if flags, err := unix.FcntlInt(fd, unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 || files[fd] != nil {
-			continue
-		}
-		// A copy, because an os.File closes its descriptor in the end.
-		if dup, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			files[fd] = os.NewFile(uintptr(dup), "inherited")
-			copies = append(copies, files[fd])
-		}
-	}
-	return files, func() {
+	closeCopies = func() {
 		for _, f := range copies {
 			f.Close()
 		}
 	}
+	for fd := range files {
+		if files[fd] != nil {
+			continue
+		}
+		if fd <= 2 {
+			if files[fd], err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+				closeCopies()
+				return nil, nil, err
+			}
+			copies = append(copies, files[fd])
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
+			continue
+		}
+		// A copy, because an os.File closes its descriptor in the end.
+		if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			files[fd] = os.NewFile(uintptr(dup), "inherited")
+			copies = append(copies, files[fd])
+		}
+	}
+	return files, closeCopies, nil
 }
 
 func namespaceFlags(n Namespaces) uintptr {
@@ -133,36 +150,40 @@ func namespaceFlags(n Namespaces) uintptr {
 	return flags
 }
 
-// startFUSE starts x fuse, outside of all that.
-func (r *Runtime) startFUSE(c *container, p *Plan, toInit *os.File) error {
-	config, err := valueFile("fuse", serveConfig{Image: *p.Root.Image, Entries: p.Root.Entries})
-	if err != nil {
-		return fmt.Errorf("write configuration of x fuse: %w", err)
-	}
-	defer config.Close()
-	image := r.Image
-	if image == nil {
-		if image, err = os.Open(p.Root.Image.Path); err != nil {
-			return fmt.Errorf("open image: %w", err)
-		}
-		defer image.Close()
-	}
+// startKeeper starts x fuse or x guard, outside of all that.
+func (r *Runtime) startKeeper(c *container, p *Plan, toInit *os.File) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	ours, theirs, err := socketpair("x fuse")
+	ours, theirs, err := socketpair("caller")
 	if err != nil {
 		return err
 	}
 	defer theirs.Close()
 	process := userns.Process{
-		Exe: r.exe(), Args: []string{"coracle", "x", "fuse"}, Dir: "/",
-		Files:  []*os.File{null, null, null, config, theirs, toInit, image},
+		Exe: r.exe(), Args: []string{"coracle", "x", "guard"}, Dir: "/",
+		Files:  []*os.File{null, null, null, theirs, toInit},
 		Setsid: true,
 	}
-	if c.fuse, err = process.Start(); err != nil {
+	if c.image {
+		config, err := valueFile("fuse", serveConfig{Image: *p.Root.Image, Entries: p.Root.Entries})
+		if err != nil {
+			return fmt.Errorf("write configuration of x fuse: %w", err)
+		}
+		defer config.Close()
+		image := r.Image
+		if image == nil {
+			if image, err = os.Open(p.Root.Image.Path); err != nil {
+				return fmt.Errorf("open image: %w", err)
+			}
+			defer image.Close()
+		}
+		process.Args[2] = "fuse"
+		process.Files = append(process.Files, config, image)
+	}
+	if c.keeper, err = process.StartPID(); err != nil {
 		ours.Close()
 		return err
 	}

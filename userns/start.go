@@ -54,27 +54,31 @@ type IDs struct {
 // a *StartError for what the kernel refused, a *HelperError for newuidmap and
 // newgidmap.
 func (p *Process) Start() (*os.Process, error) {
-	c, err := p.prepare()
-	if err != nil {
-		return nil, err
-	}
-	defer runtime.KeepAlive(p)
-	if p.ParentDeath != 0 && p.Flags&unix.CLONE_NEWPID != 0 {
-		if c.parentHandle, err = pidfdSelf(); err != nil {
-			return nil, err
-		}
-		defer unix.Close(int(c.parentHandle))
-	}
-	var pid int
-	if p.Map != nil && p.Map.Method != Single || !sharesMemory {
-		pid, err = p.startCopied(c)
-	} else {
-		pid, err = p.startShared(c)
-	}
+	pid, err := p.StartPID()
 	if err != nil {
 		return nil, err
 	}
 	return os.FindProcess(pid) // by pidfd; exact, since nobody else waits for it
+}
+
+// StartPID is Start for callers who wait by wait4(2): package os would first
+// start a process to see whether pidfds work (0.1 ms).
+func (p *Process) StartPID() (pid int, err error) {
+	c, err := p.prepare()
+	if err != nil {
+		return 0, err
+	}
+	defer runtime.KeepAlive(p)
+	if p.ParentDeath != 0 && p.Flags&unix.CLONE_NEWPID != 0 {
+		if c.parentHandle, err = pidfdSelf(); err != nil {
+			return 0, err
+		}
+		defer unix.Close(int(c.parentHandle))
+	}
+	if p.Map != nil && p.Map.Method != Single || !sharesMemory {
+		return p.startCopied(c)
+	}
+	return p.startShared(c)
 }
 
 // pidfdSelf is -1 on kernels before 5.3.

@@ -20,6 +20,8 @@ func runInternal(name string, args []string) int {
 		}
 	case "fuse":
 		err = oci.ServeFUSE()
+	case "guard":
+		err = oci.Guard()
 	case "probe":
 		return userns.ProbeChild(args[0])
 	case "hello":
