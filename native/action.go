@@ -38,9 +38,10 @@ type action struct {
 type resolution struct {
 	shell
 	action
-	host    []string    // the environment before any script
-	vars    environment // what scripts start from
-	started bool
+	host     []string    // the environment before any script
+	vars     environment // what scripts start from
+	started  bool
+	injected bool
 }
 
 // Resolve sources the image's environment scripts and says what to execute: it
@@ -106,6 +107,8 @@ func (s *resolution) workingDir(candidates []string) string {
 	return "/"
 }
 
+const runtimeVars = "99-runtimevars.sh"
+
 // sourceEnvironment runs the image's scripts in the order of their names, and
 // what belongs between them.
 func (s *resolution) sourceEnvironment(ctx context.Context) error {
@@ -114,41 +117,39 @@ func (s *resolution) sourceEnvironment(ctx context.Context) error {
 	if err != nil {
 		return s.sourceOld(ctx)
 	}
-	runtimeVars, injected := false, false
+	if !slices.Contains(names, runtimeVars) {
+		names = append(names, runtimeVars)
+	}
 	for _, name := range names {
-		if name == "90-environment.sh" {
-			if err := s.defaultPath(ctx); err != nil {
-				return err
-			}
-		}
-		if name == "99-runtimevars.sh" {
-			// Its content has been the same since it exists; ours unsets what it used.
-			runtimeVars = true
-			err = s.applyUserPath(ctx)
-		} else {
-			err = s.sourceFile(ctx, path.Join(metaDir, "env", name))
-		}
-		if err != nil || s.program != nil {
-			return err
-		}
-		switch name {
-		case "10-docker2singularity.sh", "10-docker.sh":
-			err = s.fixPath(ctx)
-		case "99-base.sh":
-			injected = true
-			err = s.inject(ctx)
-		}
-		if err != nil {
+		if err := s.sourceStep(ctx, name); err != nil || s.program != nil {
 			return err
 		}
 	}
-	if !injected { // SingularityCE loses the user's variables here
-		if err := s.inject(ctx); err != nil {
+	return nil
+}
+
+// sourceStep runs one script, with what has to come before and after it.
+func (s *resolution) sourceStep(ctx context.Context, name string) error {
+	switch name {
+	case "90-environment.sh":
+		if err := s.defaultPath(ctx); err != nil {
 			return err
 		}
-	}
-	if !runtimeVars {
+	case runtimeVars:
+		// The image's own has had one content since it exists; ours takes its place.
+		if err := s.inject(ctx); err != nil { // without 99-base.sh, where SingularityCE loses them
+			return err
+		}
 		return s.applyUserPath(ctx)
+	}
+	if err := s.sourceFile(ctx, path.Join(metaDir, "env", name)); err != nil || s.program != nil {
+		return err
+	}
+	switch name {
+	case "10-docker2singularity.sh", "10-docker.sh":
+		return s.fixPath(ctx)
+	case "99-base.sh":
+		return s.inject(ctx)
 	}
 	return nil
 }
@@ -286,8 +287,13 @@ func (s *resolution) fixPath(ctx context.Context) error {
 	return s.set(ctx, "PATH", strings.Join(dirs, ":"))
 }
 
-// inject sets the variables that the user wants inside, stronger than the image's.
+// inject sets the variables that the user wants inside, stronger than the
+// image's, once.
 func (s *resolution) inject(ctx context.Context) error {
+	if s.injected {
+		return nil
+	}
+	s.injected = true
 	if err := s.defaultPath(ctx); err != nil {
 		return err
 	}

@@ -213,6 +213,8 @@ func TestResolveEnvironment(t *testing.T) {
 			want: map[string]string{"A": `a  b "c"'s`, "X": "none"}},
 		{name: "bash prompt", scripts: map[string]string{"91-environment.sh": "export PS1='[me]$ '\n"}, host: []string{"PROMPT_COMMAND=date"},
 			want: map[string]string{"PS1": "Singularity> ", "PROMPT_COMMAND": `date; PROMPT_COMMAND="${PROMPT_COMMAND%%; PROMPT_COMMAND=*}"; PS1="Singularity> "`}},
+		{name: "scripts after 99-runtimevars.sh", scripts: map[string]string{"99-zz.sh": "export SEEN=$A PATH=$PATH:/zz\n"}, inject: variables{{"A", "1"}, {"SING_USER_DEFINED_APPEND_PATH", "/post"}},
+			want: map[string]string{"SEEN": "1", "PATH": full + ":/post:/zz"}},
 		{name: "arguments are seen", scripts: map[string]string{"91-environment.sh": `export ARGS="$#:$1:$0"` + "\n"},
 			want: map[string]string{"ARGS": "1:true:/.singularity.d/actions/exec"}},
 		{name: "arrays are not exported", scripts: map[string]string{"91-environment.sh": "export A=(1 2)\nB=(x y); export C=${B[1]}\n"},
@@ -240,10 +242,11 @@ func TestResolveEnvironment(t *testing.T) {
 func TestResolveImagesWithoutScripts(t *testing.T) {
 	inject := variables{{"A", "$(echo 1)"}, {"SING_USER_DEFINED_APPEND_PATH", "/post"}}
 	for name, files := range map[string]map[string]string{
-		"bare":          {"+/bin/app": ""},
-		"old":           {"/environment": "export OLD=1\nexport PATH=/bin:" + defaultPath + "\n"},
-		"no 99-base.sh": {"/.singularity.d/env/10-docker2singularity.sh": "export OLD=1\n"},
-		"only comments": {"/.singularity.d/env/90-environment.sh": "# nothing\n"},
+		"bare":                                 {"+/bin/app": ""},
+		"old":                                  {"/environment": "export OLD=1\nexport PATH=/bin:" + defaultPath + "\n"},
+		"no 99-base.sh":                        {"/.singularity.d/env/10-docker2singularity.sh": "export OLD=1\n"},
+		"no 99-base.sh, but 99-runtimevars.sh": {"/.singularity.d/env/99-runtimevars.sh": "exit 1\n"},
+		"only comments":                        {"/.singularity.d/env/90-environment.sh": "# nothing\n"},
 	} {
 		r := at(t, container(t, files), action{Kind: Exec, Args: []string{"app"}, Inject: inject}, "HOST=1")
 		if r.err != nil || r.env["A"] != "1" || r.env["HOST"] != "1" || !strings.HasSuffix(r.env["PATH"], defaultPath+":/post") {

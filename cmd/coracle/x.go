@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,7 +17,7 @@ func runInternal(name string, args []string) int {
 	var err error
 	switch name {
 	case "init":
-		if oci.Init(args, native.Resolve) != nil {
+		if oci.Init(args, resolve) != nil {
 			return exitFatal // the caller has been told, and says it
 		}
 	case "fuse":
@@ -34,4 +36,15 @@ func runInternal(name string, args []string) int {
 		return exitFatal
 	}
 	return 0
+}
+
+// resolve is native.Resolve, and ends the process where the image's scripts ask
+// for that: their status is the container's.
+func resolve(action json.RawMessage, p *oci.Process, warn func(string)) error {
+	err := native.Resolve(action, p, warn)
+	var exit *native.ExitError
+	if errors.As(err, &exit) {
+		os.Exit(exit.Code)
+	}
+	return err
 }
