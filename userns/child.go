@@ -76,6 +76,9 @@ type report struct {
 // and what the child writes lies below the frames that the parent returns to
 // (the rule of syscall.forkAndExecInChild1).
 //
+// The steps are called from here, one level deep, because nosplit functions have
+// 792 bytes of stack between them, and a build without optimisation uses it up.
+//
 //go:noinline
 //go:norace
 //go:nocheckptr
@@ -85,64 +88,32 @@ func (c *child) fork(flags uintptr) (pid, errno uintptr) {
 		return
 	}
 	runtimeAfterForkInChild()
-	c.run()
-	return // never reached
-}
-
-// forkInside is fork, called in the child itself.
-//
-//go:noinline
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func (c *child) forkInside(flags uintptr) (pid, errno uintptr) {
-	if pid, errno = rawClone(flags); pid != 0 || errno != 0 {
-		return
-	}
-	c.runInside()
-	return // never reached
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func (c *child) run() {
 	c.awaitMaps()
 	c.joinNamespaces()
 	if c.forkAgain {
 		// CLONE_PARENT makes the second child a child of our caller, who thus
-		// can wait for it and is the one whose death is signalled.
-		pid, errno := c.forkInside(syscall.CLONE_VM | syscall.CLONE_VFORK | syscall.CLONE_PARENT | uintptr(syscall.SIGCHLD))
+		// can wait for it and is the one whose death is signalled. The first one
+		// goes on here when the second has executed its program or is dead; all
+		// it uses of this frame is c, which nobody changes.
+		pid, errno = rawClone(syscall.CLONE_VM | syscall.CLONE_VFORK | syscall.CLONE_PARENT | uintptr(syscall.SIGCHLD))
 		if errno != 0 {
 			c.fail(stepFork, errno)
 		}
-		c.pid = pid
-		exit(0)
-	}
-	c.runInside()
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func (c *child) runInside() {
-	c.writeMaps()
-	if c.setsid {
-		if _, _, e := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); e != 0 {
-			c.fail(stepSession, uintptr(e))
+		if pid != 0 {
+			c.pid = pid
+			exit(0)
 		}
 	}
+	c.writeMaps()
+	c.startSession()
 	c.changeIDs()
 	c.raiseCaps()
 	c.tieToParent()
-	if c.dir != nil {
-		if _, _, e := syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(c.dir)), 0, 0); e != 0 {
-			c.fail(stepDir, uintptr(e))
-		}
-	}
+	c.changeDir()
 	c.placeFiles()
 	c.restoreLimit()
 	c.exec()
+	return // never reached
 }
 
 // awaitMaps waits until the parent has written the maps. The end of the pipe
@@ -203,10 +174,22 @@ func (c *child) writeFile(path *byte, content []byte, step uintptr) {
 	if e != 0 {
 		c.fail(step, uintptr(e))
 	}
-	if _, _, e = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&content[0])), uintptr(len(content))); e != 0 {
+	if _, _, e = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(content))), uintptr(len(content))); e != 0 {
 		c.fail(step, uintptr(e))
 	}
 	syscall.RawSyscall(syscall.SYS_CLOSE, fd, 0, 0)
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (c *child) startSession() {
+	if !c.setsid {
+		return
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); e != 0 {
+		c.fail(stepSession, uintptr(e))
+	}
 }
 
 // changeIDs takes ids of the namespace. The supplementary groups are kept: they
@@ -292,6 +275,18 @@ func (c *child) tieToParent() {
 	}
 }
 
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (c *child) changeDir() {
+	if c.dir == nil {
+		return
+	}
+	if _, _, e := syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(c.dir)), 0, 0); e != 0 {
+		c.fail(stepDir, uintptr(e))
+	}
+}
+
 // placeFiles makes files the descriptors 0, 1, 2, …, inherited by the program.
 // Everything that is in the way is moved above them first.
 //
@@ -360,7 +355,7 @@ func (c *child) restoreLimit() {
 //go:norace
 //go:nocheckptr
 func (c *child) exec() {
-	argv, env := uintptr(unsafe.Pointer(&c.argv[0])), uintptr(unsafe.Pointer(&c.env[0]))
+	argv, env := uintptr(unsafe.Pointer(unsafe.SliceData(c.argv))), uintptr(unsafe.Pointer(unsafe.SliceData(c.env)))
 	var e syscall.Errno
 	if c.exe != nil {
 		_, _, e = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(c.exe)), argv, env)
@@ -378,7 +373,7 @@ const exitFailed = 253 // as package syscall does; nobody sees it, Start waits
 func (c *child) fail(step, errno uintptr) {
 	c.report.step, c.report.errno = uint32(step), uint32(errno)
 	if c.errPipe >= 0 {
-		syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.errPipe), uintptr(unsafe.Pointer(&c.report)), unsafe.Sizeof(c.report))
+		syscall.RawSyscall6(syscall.SYS_WRITE, uintptr(c.errPipe), uintptr(unsafe.Pointer(&c.report)), unsafe.Sizeof(c.report), 0, 0, 0)
 	}
 	exit(exitFailed)
 }
@@ -387,6 +382,6 @@ func (c *child) fail(step, errno uintptr) {
 //go:norace
 func exit(code uintptr) {
 	for {
-		syscall.RawSyscall(syscall.SYS_EXIT, code, 0, 0)
+		syscall.RawSyscall6(syscall.SYS_EXIT, code, 0, 0, 0, 0, 0)
 	}
 }

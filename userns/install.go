@@ -2,6 +2,7 @@ package userns
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +18,10 @@ import (
 // Runs in: the caller of Start, in the parent of the new user namespace.
 func (m *Map) install(pid int) error {
 	if m.Method == Helper {
-		if err := runHelper("newuidmap", pid, m.UID); err != nil {
-			return err
-		}
-		return runHelper("newgidmap", pid, m.GID)
+		gids := make(chan error, 1)
+		go func() { gids <- runHelper("newgidmap", pid, m.GID) }() // a millisecond each
+		err := runHelper("newuidmap", pid, m.UID)
+		return cmp.Or(err, <-gids)
 	}
 	if err := writeMap(pid, "uid_map", StepUIDMap, m.UID); err != nil {
 		return err

@@ -199,11 +199,14 @@ func (p *Process) startShared(c *child) (int, error) {
 		reap(int(pid))
 		pid = c.pid
 	}
-	if c.report.step != 0 {
+	switch {
+	case c.report.step != 0:
 		if pid != 0 {
 			reap(int(pid))
 		}
 		return 0, c.report.error()
+	case pid == 0:
+		return 0, errors.New("start process: killed before it was in its PID namespace")
 	}
 	return int(pid), nil
 }
