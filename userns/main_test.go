@@ -11,7 +11,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "x" && os.Args[2] == "probe" {
 		if os.Args[3] == "hang" {
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // longer than probeLimit
 		}
 		os.Exit(ProbeChild(os.Args[3]))
 	}

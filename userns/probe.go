@@ -20,8 +20,9 @@ type ProbeOptions struct {
 	Dirs   []string // where programs of images will lie, such as the directory for sandboxes
 }
 
-// probeLimit is the time that one probe may take.
-const probeLimit = 2 * time.Second
+// probeLimit is the time that one probe may take; usually it is some
+// milliseconds, but a busy machine must not look like a broken one.
+const probeLimit = 5 * time.Second
 
 // Probe finds out what this host allows by doing it, each thing in a fresh
 // process of this very executable: security modules decide by its path. It takes
@@ -120,7 +121,7 @@ func (o ProbeOptions) run(ctx context.Context, name string, flags uintptr, m Map
 	err = json.NewDecoder(answer).Decode(&result.probeResult)
 	state, waitErr := child.Wait()
 	if err != nil && waitErr == nil {
-		result.err = fmt.Errorf("probe %s: no answer, %v", name, state)
+		result.err = fmt.Errorf("no answer within %v: %v", probeLimit, state)
 	}
 	return result
 }
