@@ -51,7 +51,7 @@ func behaviours() []behaviour {
 		{name: "large stdin", config: shell, args: []string{"wc -c"}, stdin: strings.Repeat("0123456789abcdef", 1<<16)},
 		{name: "many output lines", config: shell, args: []string{"seq 1 20000 | head -n 15000"}},
 		{name: "file content", config: shell, args: []string{"cat /srv/data/file /srv/soft /srv/hard"}},
-		{name: "file modes", config: shell, args: []string{"stat -c '%A %u %g %s %h' /srv/data/file /srv/hard /bin/script /srv/data"}},
+		{name: "file modes", config: shell, args: []string{"stat -c '%A %u %g %s %h' /srv/data/file /srv/hard /bin/script; stat -c '%A %u %g' /srv/data"}},
 		{name: "symbolic link", config: shell, args: []string{"readlink /srv/soft; readlink /bin/sh"}},
 		{name: "uid and gid", config: shell, args: []string{"id -u; id -g"}},
 		{name: "writable root", config: shell, args: []string{"echo x > /new && cat /new; rm /srv/data/file; ls /srv/data | wc -l"}},

@@ -55,7 +55,7 @@ func writeArchive(t *testing.T, dir, tag string, c config) string {
 	add(tar.Header{Name: "bin/plain", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("not a program\n"))
 	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\n"))
 	add(tar.Header{Name: "srv/data/file", Typeflag: tar.TypeReg, Mode: 0o640}, []byte("content\n"))
-	add(tar.Header{Name: "srv/hard", Typeflag: tar.TypeLink, Linkname: "srv/data/file"}, nil)
+	add(tar.Header{Name: "srv/hard", Typeflag: tar.TypeLink, Mode: 0o640, Linkname: "srv/data/file"}, nil)
 	add(tar.Header{Name: "srv/soft", Typeflag: tar.TypeSymlink, Linkname: "/srv/data/file"}, nil)
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
