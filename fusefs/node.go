@@ -38,7 +38,7 @@ func (s *Server) node(id uint64) (node, fuse.Status) {
 	if id >= firstSynthetic {
 		i := id - firstSynthetic
 		if i >= uint64(len(s.added.files)) {
-			return node{}, fuse.ENOENT
+			return node{}, fuse.Status(unix.ESTALE)
 		}
 		f := s.added.files[i]
 		return node{made: f, extra: f.dir}, fuse.OK
@@ -50,12 +50,19 @@ func (s *Server) node(id uint64) (node, fuse.Status) {
 	return s.inode(ref)
 }
 
+// inode is imageNode for an answer to the kernel.
 func (s *Server) inode(ref squashfs.Ref) (node, fuse.Status) {
-	in, err := s.img.Inode(ref)
+	n, err := s.imageNode(ref)
 	if err != nil {
 		return node{}, s.failed(err)
 	}
-	return node{in: in, extra: s.added.over[ref]}, fuse.OK
+	return n, fuse.OK
+}
+
+// imageNode is the image's inode with what is presented on top of it.
+func (s *Server) imageNode(ref squashfs.Ref) (node, error) {
+	in, err := s.img.Inode(ref)
+	return node{in: in, extra: s.added.over[ref]}, err
 }
 
 func (n node) mode() uint32 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 
@@ -76,13 +77,14 @@ func (s *Server) presentOne(e Entry) error {
 	if kind != unix.S_IFDIR && kind != unix.S_IFREG && kind != unix.S_IFLNK {
 		return fmt.Errorf("file type %#o cannot be presented", kind)
 	}
-	names := strings.Split(strings.Trim(e.Path, "/"), "/")
-	if !strings.HasPrefix(e.Path, "/") || !fs.ValidPath(strings.Join(names, "/")) {
+	clean := path.Clean(e.Path)
+	if !path.IsAbs(clean) || clean == "/" || clean != strings.TrimSuffix(e.Path, "/") || strings.ContainsRune(clean, 0) {
 		return errors.New("not a clean absolute path")
 	}
-	at, status := s.inode(s.img.Root())
-	if !status.Ok() {
-		return fs.ErrInvalid
+	names := strings.Split(clean[1:], "/")
+	at, err := s.imageNode(s.img.Root())
+	if err != nil {
+		return err
 	}
 	for i, name := range names {
 		last := i == len(names)-1
@@ -90,7 +92,6 @@ func (s *Server) presentOne(e Entry) error {
 		if !last {
 			want = Entry{Mode: impliedMode}
 		}
-		var err error
 		if at, err = s.step(at, name, want, !last); err != nil {
 			return fmt.Errorf("%s: %w", "/"+strings.Join(names[:i+1], "/"), err)
 		}
@@ -101,6 +102,9 @@ func (s *Server) presentOne(e Entry) error {
 // step goes from a directory to the file name in it, which it makes if it is
 // not yet as wanted. A directory that is only on the way is taken as it is.
 func (s *Server) step(at node, name string, want Entry, onTheWay bool) (node, error) {
+	if len(name) > maxName {
+		return node{}, unix.ENAMETOOLONG
+	}
 	wantDir := want.Mode&unix.S_IFMT == unix.S_IFDIR
 	if at.extra != nil {
 		if f := at.extra.children[name]; f != nil {
@@ -113,11 +117,7 @@ func (s *Server) step(at node, name string, want Entry, onTheWay bool) (node, er
 	}
 	if hidden != nil && wantDir {
 		if hidden.Mode&unix.S_IFMT == unix.S_IFDIR {
-			n, status := s.inode(hidden.Ref)
-			if !status.Ok() {
-				return node{}, fs.ErrInvalid
-			}
-			return n, nil
+			return s.imageNode(hidden.Ref)
 		}
 		if onTheWay {
 			return node{}, errNotDirectory

@@ -157,6 +157,7 @@ func TestEntriesThatCannotBeAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := openImage(t, pack(t, dir, squashfs.WriterOptions{}))
+	long := strings.Repeat("n", 257)
 	folder, reg := uint32(unix.S_IFDIR|0o755), uint32(unix.S_IFREG|0o644)
 	for name, c := range map[string]struct {
 		entries []Entry
@@ -168,6 +169,11 @@ func TestEntriesThatCannotBeAreRefused(t *testing.T) {
 		"file over made dir": {[]Entry{{Path: "/new/x", Mode: reg}, {Path: "/new", Mode: reg}}, "present /new: /new: is a directory"},
 		"relative":           {[]Entry{{Path: "etc", Mode: reg}}, "present etc: not a clean absolute path"},
 		"dots":               {[]Entry{{Path: "/a/../b", Mode: reg}}, "present /a/../b: not a clean absolute path"},
+		"dot":                {[]Entry{{Path: "/.", Mode: folder}}, "present /.: not a clean absolute path"},
+		"empty name":         {[]Entry{{Path: "/a//b", Mode: reg}}, "present /a//b: not a clean absolute path"},
+		"nothing":            {[]Entry{{Mode: reg}}, "present : not a clean absolute path"},
+		"NUL":                {[]Entry{{Path: "/a\x00b", Mode: reg}}, "present /a\x00b: not a clean absolute path"},
+		"long name":          {[]Entry{{Path: "/" + long, Mode: reg}}, "present /" + long + ": /" + long + ": file name too long"},
 		"root":               {[]Entry{{Path: "/", Mode: folder}}, "present /: not a clean absolute path"},
 		"device":             {[]Entry{{Path: "/d", Mode: unix.S_IFCHR}}, "present /d: file type 020000 cannot be presented"},
 	} {
