@@ -84,78 +84,28 @@ func (f *finder) find(lits []byte, seqs []sequence, at, end int) ([]byte, []sequ
 	limit := end - margin
 	near, far := f.repeats[0], f.repeats[1]
 	anchor := at // what lies before is in the sequences
-	s := max(at, 1)
-search:
-	for s < limit {
-		// Find the next match: it begins at s, its source at t.
-		var t, length int
-		for {
-			v := load64(src, s)
-			h8, h5 := hash8(v), hash5(v)
-			pLong, pShort := &f.long[h8>>(f.longDown&63)&(1<<longBits-1)], &f.short[h5>>(f.shortDown&63)&(1<<shortBits-1)]
-			tagLong, tagShort := entry(h8, 0), entry(h5, 0)
-			long, short := *pLong^tagLong, *pShort^tagShort
-			*pLong, *pShort = tagLong|uint32(s), tagShort|uint32(s)
-
-			if r := s + 1 - near; r >= 0 && load32(src, r) == uint32(v>>8) {
-				s++
-				length = 4 + matchLength(src, s+4, r+4)
-				t = -1
-				break
-			}
-			if long <= posMask {
-				if t = int(long); load64(src, t) == v {
-					length = 8 + matchLength(src, s+8, t+8)
-					break
-				}
-			}
-			if short <= posMask {
-				if t = int(short); load32(src, t) == uint32(v) {
-					// A longer one at the next byte is better.
-					v = load64(src, s+1)
-					h8 = hash8(v)
-					pLong = &f.long[h8>>(f.longDown&63)&(1<<longBits-1)]
-					tagLong = entry(h8, 0)
-					long = *pLong ^ tagLong
-					*pLong = tagLong | uint32(s+1)
-					if long <= posMask && load64(src, int(long)) == v {
-						s++
-						t = int(long)
-						length = 8 + matchLength(src, s+8, t+8)
-						break
-					}
-					length = 4 + matchLength(src, s+4, t+4)
-					break
-				}
-			}
-			s += 1 + (s-anchor)>>8
-			if s >= limit {
-				break search
-			}
+	for s := max(at, 1); s < limit; {
+		m := f.next(src, s, anchor, near)
+		if m.length == 0 {
+			break
 		}
-		first := s // before it grows to the front
 		offset := uint32(1)
-		if t >= 0 {
-			for s > anchor && t > 0 && src[s-1] == src[t-1] {
-				s--
-				t--
-				length++
-			}
-			far, near = near, s-t
-			offset = uint32(near) + 3
+		if distance := m.s - m.t; !m.repeat {
+			far, near = near, distance
+			offset = uint32(distance) + 3
 		}
-		lits = append(lits, src[anchor:s]...)
-		seqs = append(seqs, sequence{uint32(s - anchor), uint32(length), offset})
-		s += length
+		lits = append(lits, src[anchor:m.s]...)
+		seqs = append(seqs, sequence{uint32(m.s - anchor), uint32(m.length), offset})
+		s = m.s + m.length
 		anchor = s
 		if s >= limit {
 			break
 		}
-		f.insertLong(src, first+2)
+		f.insertLong(src, m.seen+2)
 		f.insertLong(src, s-2)
-		f.insertShort(src, first+2)
+		f.insertShort(src, m.seen+2)
 		f.insertShort(src, s-1)
-		// With no literals between, the last distance but one is cheap.
+		// Without literals between, code 1 is the last distance but one.
 		for s < limit && s >= far && load32(src, s) == load32(src, s-far) {
 			length := 4 + matchLength(src, s+4, s-far+4)
 			near, far = far, near
@@ -170,12 +120,69 @@ search:
 	return append(lits, src[anchor:]...), seqs
 }
 
+// match says that length bytes at s are those at t.
+type match struct {
+	s, t, length int
+	repeat       bool // at the last distance
+	seen         int  // where the search was when it found this
+}
+
+// next finds the first match at s or later; its length is 0 if there is none.
+func (f *finder) next(src []byte, s, anchor, near int) match {
+	for ; s < len(src)-margin; s += 1 + (s-anchor)>>8 {
+		v := load64(src, s)
+		h8, h5 := hash8(v), hash5(v)
+		pLong, pShort := f.longSlot(h8), f.shortSlot(h5)
+		tagLong, tagShort := entry(h8, 0), entry(h5, 0)
+		long, short := *pLong^tagLong, *pShort^tagShort // positions, if small
+		*pLong, *pShort = tagLong|uint32(s), tagShort|uint32(s)
+
+		if r := s + 1 - near; r >= 0 && load32(src, r) == uint32(v>>8) {
+			return match{s + 1, r, 4 + matchLength(src, s+5, r+4), true, s}
+		}
+		if t := int(long); t <= posMask && load64(src, t) == v {
+			return grow(match{s, t, 8 + matchLength(src, s+8, t+8), false, s}, src, anchor)
+		}
+		if t := int(short); t <= posMask && load32(src, t) == uint32(v) {
+			// A longer one at the next byte is better.
+			v = load64(src, s+1)
+			h8 = hash8(v)
+			pLong, tagLong = f.longSlot(h8), entry(h8, 0)
+			long = *pLong ^ tagLong
+			*pLong = tagLong | uint32(s+1)
+			if t := int(long); t <= posMask && load64(src, t) == v {
+				return grow(match{s + 1, t, 8 + matchLength(src, s+9, t+8), false, s}, src, anchor)
+			}
+			return grow(match{s, t, 4 + matchLength(src, s+4, t+4), false, s}, src, anchor)
+		}
+	}
+	return match{}
+}
+
+// grow extends a match to the front.
+func grow(m match, src []byte, anchor int) match {
+	for m.s > anchor && m.t > 0 && src[m.s-1] == src[m.t-1] {
+		m.s--
+		m.t--
+		m.length++
+	}
+	return m
+}
+
+func (f *finder) longSlot(h uint64) *uint32 {
+	return &f.long[h>>(f.longDown&63)&(1<<longBits-1)]
+}
+
+func (f *finder) shortSlot(h uint64) *uint32 {
+	return &f.short[h>>(f.shortDown&63)&(1<<shortBits-1)]
+}
+
 func (f *finder) insertLong(src []byte, pos int) {
 	h := hash8(load64(src, pos))
-	f.long[h>>(f.longDown&63)&(1<<longBits-1)] = entry(h, pos)
+	*f.longSlot(h) = entry(h, pos)
 }
 
 func (f *finder) insertShort(src []byte, pos int) {
 	h := hash5(load64(src, pos))
-	f.short[h>>(f.shortDown&63)&(1<<shortBits-1)] = entry(h, pos)
+	*f.shortSlot(h) = entry(h, pos)
 }
