@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,9 +61,9 @@ func sourceDir(t *testing.T) string {
 	listener.Close()
 	hole, err := os.Create(filepath.Join(dir, "sparse"))
 	must(err)
-	_, err = hole.WriteAt([]byte("end"), 20<<20)
+	_, err = hole.WriteAt([]byte("end"), 5<<20)
 	must(err)
-	must(hole.Truncate(30 << 20))
+	must(hole.Truncate(8 << 20))
 	must(hole.Close())
 	_ = unix.Setxattr(filepath.Join(dir, "script"), "user.note", []byte("a\x00b"), 0) // where the filesystem can
 	_ = unix.Setxattr(filepath.Join(dir, "etc"), "user.dir", []byte("d"), 0)
@@ -196,7 +197,7 @@ func TestExtractKeepsHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(dir, "sparse"), &st); err != nil || st.Size != 30<<20 || st.Blocks*512 > 1<<20 {
+	if err := unix.Stat(filepath.Join(dir, "sparse"), &st); err != nil || st.Size != 8<<20 || st.Blocks*512 > 1<<20 {
 		t.Errorf("%d bytes in %d blocks, %v", st.Size, st.Blocks, err)
 	}
 }
@@ -370,4 +371,92 @@ func TestExtractSetsTimes(t *testing.T) {
 			t.Errorf("%s: %v %v", name, info.ModTime(), err)
 		}
 	}
+}
+
+// bareImage makes an image whose tables are not compressed, so that a test can
+// change them.
+func bareImage(t *testing.T, dir string) []byte {
+	t.Helper()
+	needs(t, "mksquashfs")
+	path := filepath.Join(t.TempDir(), "bare")
+	cmd := exec.Command("mksquashfs", dir, path, "-noI", "-noD", "-noF", "-noX", "-no-progress", "-quiet", "-processors", "1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// An image may hold two files of one name, a symbolic link out of the target
+// and a directory: what lies in the directory must not follow the link.
+func TestExtractDoesNotFollowALinkInADirectorysPlace(t *testing.T) {
+	outside := t.TempDir()
+	source := t.TempDir()
+	if err := errors.Join(
+		os.Symlink(outside, filepath.Join(source, "place-a")),
+		os.Mkdir(filepath.Join(source, "place-b"), 0o755),
+		os.WriteFile(filepath.Join(source, "place-b", "evil"), []byte("x"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	b := bareImage(t, source)
+	for _, to := range []string{"place-a", "../../p", "..\x00\x00\x00\x00\x00", ".\x00\x00\x00\x00\x00\x00", "place/b"} {
+		bad := bytes.ReplaceAll(b, []byte("place-b"), []byte(to))
+		r, err := squashfs.NewReader(bytes.NewReader(bad), int64(len(bad)), squashfs.ReaderOptions{})
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(t.TempDir(), "d")
+		if err := Extract(context.Background(), r, dir, ExtractOptions{}); err == nil {
+			t.Errorf("%q: extracted", to)
+		}
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: left %s: %v", to, dir, err)
+		}
+	}
+	if names, err := os.ReadDir(outside); err != nil || len(names) > 0 {
+		t.Errorf("wrote %v, %v", names, err)
+	}
+}
+
+func TestExtractOfADamagedImageStaysInside(t *testing.T) {
+	source := t.TempDir()
+	if err := errors.Join(
+		os.MkdirAll(filepath.Join(source, "a/b/c"), 0o755),
+		os.Symlink("/", filepath.Join(source, "a/link")),
+		os.WriteFile(filepath.Join(source, "a/b/file"), []byte("content"), 0o644),
+		os.Link(filepath.Join(source, "a/b/file"), filepath.Join(source, "a/hard")),
+		os.WriteFile(filepath.Join(source, "large"), []byte(random(200_000)), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	b := bareImage(t, source)
+	parent := t.TempDir()
+	flips := 0
+	for at := range b {
+		if at > 96 && at < 200_000 { // the superblock and the tables, not the contents
+			continue
+		}
+		for _, bit := range []byte{1, 0x80} {
+			bad := bytes.Clone(b)
+			bad[at] ^= bit
+			flips++
+			r, err := squashfs.NewReader(bytes.NewReader(bad), int64(len(bad)), squashfs.ReaderOptions{CacheBytes: 1 << 20})
+			if err != nil {
+				continue
+			}
+			dir := filepath.Join(parent, "d")
+			_ = Extract(context.Background(), r, dir, ExtractOptions{Workers: 1})
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+			if names, err := os.ReadDir(parent); err != nil || len(names) > 0 {
+				t.Fatalf("flip at %d wrote %v, %v", at, names, err)
+			}
+		}
+	}
+	t.Logf("%d damaged images", flips)
 }

@@ -325,6 +325,9 @@ func (x *extraction) owned(err error) {
 // finish makes hard links, and completes the directories, whose times change
 // while they are filled: the innermost first.
 func (x *extraction) finish() error {
+	if err := x.ctx.Err(); err != nil {
+		return err // the workers may have left files out
+	}
 	for _, l := range x.links {
 		if err := x.root.Link(l.old, l.new); err != nil {
 			return err
@@ -335,7 +338,7 @@ func (x *extraction) finish() error {
 			return &os.PathError{Op: "complete", Path: d.path, Err: err}
 		}
 	}
-	return x.ctx.Err()
+	return nil
 }
 
 func (x *extraction) finishDir(d finishedDir) error {

@@ -17,7 +17,7 @@ type Layer struct {
 	// caller's context does.
 	Open   func() (io.ReadCloser, error)
 	Size   int64  // stored bytes
-	DiffID string // "sha256:…" of the uncompressed archive; verified unless empty
+	DiffID string // "sha256:…" or "sha512:…" of the uncompressed archive; verified unless empty
 	Name   string // for messages
 }
 

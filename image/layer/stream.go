@@ -6,6 +6,7 @@ import (
 	"compress/bzip2"
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -182,16 +183,13 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 // hash runs in a goroutine of its own.
 func (s *stream) hash() {
 	defer close(s.hashed)
-	var sum hash.Hash
-	if s.layer.DiffID != "" {
-		sum = sha256.New()
-	}
+	algorithm, sum := newHash(s.layer.DiffID)
 	for c := range s.raw {
 		if sum != nil && c.n > 0 {
 			sum.Write((*c.buffer)[:c.n])
 		}
 		if sum != nil && c.err == io.EOF {
-			if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); !strings.EqualFold(got, s.layer.DiffID) {
+			if got := algorithm + ":" + hex.EncodeToString(sum.Sum(nil)); !strings.EqualFold(got, s.layer.DiffID) {
 				c.err = &DiffIDError{s.layer.String(), s.layer.DiffID, got}
 			}
 		}
@@ -199,6 +197,18 @@ func (s *stream) hash() {
 			return
 		}
 	}
+}
+
+// newHash returns the algorithm of a digest, which is SHA-256 save where it says
+// otherwise; nil for no digest.
+func newHash(digest string) (algorithm string, h hash.Hash) {
+	switch {
+	case digest == "":
+		return "", nil
+	case strings.HasPrefix(digest, "sha512:"):
+		return "sha512", sha512.New()
+	}
+	return "sha256", sha256.New()
 }
 
 func (s *stream) send(to chan<- chunk, c chunk) bool {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func random(n int) string {
 }
 
 func big() []file {
-	return []file{f("a", random(1<<20)), e("d/"), f("d/b", random(700_001)), f("z", strings.Repeat("z", 1<<20))}
+	return []file{f("a", random(300_000)), e("d/"), f("d/b", random(100_001)), f("z", strings.Repeat("z", 1<<20))}
 }
 
 func TestStreamDetectsCompression(t *testing.T) {
@@ -124,6 +125,18 @@ func TestMergeRefusesAWrongDigest(t *testing.T) {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%v does not name %s", err, part)
 		}
+	}
+}
+
+func TestMergeKnowsSHA512(t *testing.T) {
+	b := archive(t, lower()...)
+	l := stored("x", b)
+	l.DiffID = fmt.Sprintf("sha512:%x", sha512.Sum512(b))
+	merged(t, []Layer{l})
+	l.DiffID = fmt.Sprintf("sha512:%x", sha512.Sum512(b[1:]))
+	var wrong *DiffIDError
+	if _, err := Merge(context.Background(), []Layer{l}, &memory{}, Options{}); !errors.As(err, &wrong) {
+		t.Error(err)
 	}
 }
 
