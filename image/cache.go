@@ -56,6 +56,7 @@ func (c *Cache) Get(ctx context.Context, u URI, o PullOptions) (string, error) {
 	mark := fingerprint(u, &o)
 	if digest, ok := blobs.recall(mark); ok && mark != "" {
 		if path := c.path(digest, &o); isImage(path) {
+			o.log().Info("Using cached SIF image")
 			return path, nil
 		}
 	}
@@ -64,7 +65,9 @@ func (c *Cache) Get(ctx context.Context, u URI, o PullOptions) (string, error) {
 		return "", err
 	}
 	path := c.path(s.digest, &o)
-	if !isImage(path) {
+	if isImage(path) {
+		o.log().Info("Using cached SIF image")
+	} else {
 		err = c.convert(ctx, path, u, s, &o)
 	}
 	if err = errors.Join(err, s.Close()); err != nil {

@@ -204,6 +204,7 @@ func unixMode(m fs.FileMode) uint32 {
 
 // createSIF makes the file at dest. It appears when it is complete.
 func (r *recipe) createSIF(ctx context.Context, dest string, force bool, o *PullOptions) error {
+	o.log().Info("Creating SIF file...")
 	n, err := createFile(dest, 0o755)
 	if err != nil {
 		return explainSpace(filepath.Dir(dest), err)

@@ -53,10 +53,8 @@ func (n *newFile) commit(replace bool) error {
 		if replace {
 			to = temporaryName(n.path)
 		}
-		// linkat by descriptor alone (AT_EMPTY_PATH) needs a capability before Linux 6.10.
-		self := fmt.Sprintf("/proc/self/fd/%d", n.Fd())
-		if err := unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW); err != nil {
-			return &os.LinkError{Op: "link", Old: self, New: to, Err: err}
+		if err := n.link(to); err != nil {
+			return err
 		}
 		if !replace {
 			n.committed = true
@@ -72,6 +70,20 @@ func (n *newFile) commit(replace bool) error {
 		return err
 	}
 	n.committed = true
+	return nil
+}
+
+// link gives a file without a name one. By descriptor alone that needs a
+// capability before Linux 6.10, and otherwise /proc.
+func (n *newFile) link(to string) error {
+	self := fmt.Sprintf("/proc/self/fd/%d", n.Fd())
+	err := unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.Linkat(int(n.Fd()), "", unix.AT_FDCWD, to, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "link", Path: to, Err: err}
+	}
 	return nil
 }
 

@@ -220,3 +220,30 @@ func TestOpenRefusesTruncatedSIF(t *testing.T) {
 		}
 	}
 }
+
+func TestOpenKnowsOCISIF(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "x.sif"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := sif.NewWriter(f, sif.Options{Capacity: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Add(sif.Descriptor{Type: sif.DataOCIRootIndex}, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	img, err := Open(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close()
+	var unsupported UnsupportedError
+	if _, err := img.Root(); img.Format != OCISIF || !errors.As(err, &unsupported) || !strings.Contains(err.Error(), "OCI-SIF") {
+		t.Errorf("%v: %v", img.Format, err)
+	}
+}

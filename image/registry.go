@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"os"
+	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -34,15 +34,7 @@ func newRegistry(u URI, o *PullOptions, blobs *blobStore) (*registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	keychain := o.Keychain
-	if keychain == nil {
-		keychain = authn.NewMultiKeychain() // empty: anonymous
-	}
-	with := []remote.Option{remote.WithAuthFromKeychain(keychain), remote.WithUserAgent("coracle")}
-	if o.Transport != nil {
-		with = append(with, remote.WithTransport(o.Transport))
-	}
-	puller, err := remote.NewPuller(with...)
+	puller, err := remote.NewPuller(remote.WithUserAgent("coracle")) // anonymous
 	if err != nil {
 		return nil, err
 	}
@@ -226,15 +218,35 @@ func (e RegistryError) Hint() string {
 	return "try again; if it goes on, the registry has a problem"
 }
 
-// explain gives a registry's refusal a hint.
+// UnreachableError is a registry that does not answer.
+type UnreachableError struct {
+	Registry string
+	Err      error
+}
+
+func (e UnreachableError) Error() string { return e.Err.Error() }
+func (e UnreachableError) Unwrap() error { return e.Err }
+
+// Hint tells what to look at.
+func (e UnreachableError) Hint() string {
+	if strings.Contains(e.Err.Error(), "server gave HTTP response to HTTPS client") {
+		return "the registry speaks plain HTTP: use --no-https"
+	}
+	return "check the name " + e.Registry + ", the network, and the variables HTTPS_PROXY and NO_PROXY"
+}
+
+// explain gives the ways in which registries fail a hint.
 func (r *registry) explain(err error) error {
 	var refused *transport.Error
-	if errors.As(err, &refused) {
+	var network net.Error
+	var known interface{ Hint() string }
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.As(err, &refused):
 		return RegistryError{r.ref.Name(), refused.StatusCode, err}
-	}
-	var opaque *os.SyscallError
-	if errors.As(err, &opaque) {
-		return fmt.Errorf("reach registry %s: %w", r.ref.Context().RegistryStr(), err)
+	case errors.As(err, &network):
+		return UnreachableError{r.ref.Context().RegistryStr(), err}
 	}
 	return err
 }

@@ -8,12 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"runtime"
 	"strings"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/coracle-runtime/coracle/image/layer"
 	"github.com/coracle-runtime/coracle/image/squashfs"
@@ -40,9 +37,6 @@ type PullOptions struct {
 	// Time, unless zero, stands in the image instead of the time when the
 	// source was made (SOURCE_DATE_EPOCH).
 	Time time.Time
-
-	Transport http.RoundTripper // nil is go-containerregistry's
-	Keychain  authn.Keychain    // nil is anonymous
 
 	Log *slog.Logger // may be nil
 	// Progress may be nil. It is called from several goroutines, often.

@@ -133,6 +133,9 @@ func (u URI) FileName() string {
 	case SchemeDocker:
 		if r, t, ok := strings.Cut(repo, ":"); ok {
 			repo, tag = r, t
+			if t, _, ok := strings.Cut(tag, "@"); ok { // a tag and a digest
+				tag = t
+			}
 		}
 	case SchemeDockerArchive, SchemeOCI, SchemeOCIArchive:
 		repo = trimArchiveSuffix(repo)

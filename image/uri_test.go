@@ -25,7 +25,7 @@ func TestParseURI(t *testing.T) {
 		"oci:dir" + digest:                           {URI{"oci", "dir", digest}, "dir_" + digest[8:] + ".sif"},
 		"oci-archive:x.tar:v1":                       {URI{"oci-archive", "x.tar", "v1"}, "x_v1.sif"},
 		"builtin://hello":                            {URI{"builtin", "hello", ""}, "hello_latest.sif"},
-		"docker://ghcr.io/o/r:t" + digest:            {URI{"docker", "ghcr.io/o/r:t" + digest, ""}, "r_t@sha256:" + digest[8:] + ".sif"},
+		"docker://ghcr.io/o/r:t" + digest:            {URI{"docker", "ghcr.io/o/r:t" + digest, ""}, "r_t.sif"},
 		"oci-archive:dir.with@at/x.tar:name/space:1": {URI{"oci-archive", "dir.with@at/x.tar", "name/space:1"}, "x_name_space:1.sif"},
 	} {
 		got, err := ParseURI(in)
