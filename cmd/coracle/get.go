@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -82,27 +81,22 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
-// fetch returns the path of a URI's image, in the cache, or in a temporary
-// directory that the caller removes.
-func (a *app) fetch(ctx context.Context, uri image.URI, disableCache, noHTTPS bool) (path, temporary string, err error) {
+// fetch returns the path of a URI's image, in the cache, or a temporary one
+// that the caller closes.
+func (a *app) fetch(ctx context.Context, uri image.URI, disableCache, noHTTPS bool) (path string, temporary *image.TemporaryImage, err error) {
 	options, bar, err := a.buildOptions(&sourceFlags{DisableCache: disableCache, NoHTTPS: noHTTPS, Compression: "zstd"})
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
 	defer bar.done()
 	if options.Cache != nil {
 		path, err = options.Cache.Get(ctx, uri, options.PullOptions)
-		return path, "", err
+		return path, nil, err
 	}
-	temporary, err = os.MkdirTemp(a.tempDir(), "coracle-image-")
-	if err != nil {
-		return "", "", err
+	if temporary, err = image.Temporary(ctx, uri, options.PullOptions); err != nil {
+		return "", nil, err
 	}
-	path = filepath.Join(temporary, uri.FileName())
-	if err := image.Pull(ctx, uri, path, options); err != nil {
-		return "", "", errors.Join(err, os.RemoveAll(temporary))
-	}
-	return path, temporary, nil
+	return temporary.Path, temporary, nil
 }
 
 // buildOptions turns flags and the environment into what package image takes.

@@ -27,7 +27,7 @@ type inspectCmd struct {
 
 // Run prints what an image says of itself.
 func (c *inspectCmd) Run(_ context.Context, a *app) error {
-	img, err := image.Open(c.Image)
+	img, err := image.OpenWith(c.Image, image.OpenOptions{AnyArch: true})
 	if err != nil {
 		return fmt.Errorf("open image: %w", err)
 	}

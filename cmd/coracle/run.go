@@ -106,7 +106,8 @@ func (c *actionFlags) open(ctx context.Context, a *app) (*action, error) {
 		return nil, &usageError{"", errors.New("an image is needed")}
 	}
 	r := &action{actionFlags: c}
-	path, temporary := c.Words[0], ""
+	path := c.Words[0]
+	var temporary *image.TemporaryImage
 	if image.IsURI(path) {
 		uri, err := image.ParseURI(path)
 		if err != nil {
@@ -118,8 +119,8 @@ func (c *actionFlags) open(ctx context.Context, a *app) (*action, error) {
 		}
 	}
 	img, err := image.Open(path)
-	if temporary != "" {
-		err = errors.Join(err, os.RemoveAll(temporary)) // the open file is enough
+	if temporary != nil {
+		err = errors.Join(err, temporary.Close()) // the open file is enough
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
