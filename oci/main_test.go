@@ -83,11 +83,10 @@ func callerMain(args []string) int {
 	return 255
 }
 
-// end is what cmd does with a status.
+// end is what cmd does with a status, by a shell's convention.
 func end(s Status) int {
-	if s.Signal != 0 {
-		var limit unix.Rlimit
-		unix.Setrlimit(unix.RLIMIT_CORE, &limit)
+	switch s.Signal {
+	case unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGHUP: // those that Go dies of
 		unix.Kill(unix.Getpid(), s.Signal)
 	}
 	return s.Code

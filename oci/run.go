@@ -84,7 +84,9 @@ func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
 
 	err = c.untilStarted()
 	if err == nil {
-		go c.watchFUSE()
+		if c.image {
+			c.watchFUSE()
+		}
 		if p.Namespaces.PID && p.Namespaces.Init {
 			go c.readReports(signals)
 		}
@@ -96,7 +98,11 @@ func (r *Runtime) runOnce(ctx context.Context, p *Plan) (Status, error) {
 	if err != nil {
 		return Status{}, c.cause(err)
 	}
-	return c.status(raw), nil
+	status := c.status(raw)
+	if status.Code != 0 {
+		c.mentionFUSE()
+	}
+	return status, nil
 }
 
 // container is a running container, from the caller's side.
@@ -109,9 +115,10 @@ type container struct {
 	serve  *os.File // to and from the keeper; nil without one
 	image  bool     // the keeper serves one
 
-	took  time.Duration // until the payload was started
-	ended chan struct{} // closed when a PID 1 that stays has said all
-	last  *uint32       // the payload's wait status, told by PID 1; after ended
+	took    time.Duration // until the payload was started
+	ended   chan struct{} // closed when a PID 1 that stays has said all
+	last    *uint32       // the payload's wait status, told by PID 1; after ended
+	watched chan struct{} // closed when the end of x fuse was seen
 }
 
 // close lets the keeper know that the container may go on without us; one that
@@ -201,11 +208,24 @@ func (c *container) status(raw unix.WaitStatus) Status {
 
 // watchFUSE says so when the FUSE server ends before the payload.
 func (c *container) watchFUSE() {
+	c.watched = make(chan struct{})
+	go func() {
+		defer close(c.watched)
+		if err := c.fuseError(); err != nil {
+			c.log.Error(fmt.Sprintf("the image's file system is gone: %v; the payload gets I/O errors", err))
+		}
+	}()
+}
+
+// mentionFUSE lets watchFUSE finish where it has something to say: a payload
+// that lost its pages may be dead before.
+func (c *container) mentionFUSE() {
 	if !c.image {
 		return
 	}
-	if err := c.fuseError(); err != nil {
-		c.log.Error(fmt.Sprintf("the image's file system is gone: %v; the payload gets I/O errors", err))
+	fds := []unix.PollFd{{Fd: int32(c.serve.Fd())}}
+	if n, err := unix.Poll(fds, 0); err == nil && n == 1 {
+		<-c.watched
 	}
 }
 

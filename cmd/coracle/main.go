@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
+	"unsafe"
 
 	"github.com/alecthomas/kong"
 )
@@ -94,13 +96,14 @@ func (a *app) exit(err error) int {
 // raise ends this process by sig, so that its parent sees the same end that
 // the payload had. It returns where the signal does not end a process.
 func raise(sig syscall.Signal) {
-	debug.SetTraceback("none") // no goroutine dump for SIGQUIT
 	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
-	signal.Reset(sig)
+	// The default action, past the runtime: package signal leaves the
+	// runtime's own handlers of SIGQUIT, SIGSEGV and their like, which print
+	// goroutines and exit with 2.
+	var defaultAction [4]uint64
+	syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&defaultAction)), 0, 8, 0, 0)
 	syscall.Kill(syscall.Getpid(), sig)
-	if sig == syscall.SIGKILL {
-		select {}
-	}
+	time.Sleep(time.Second) // another thread may have taken it
 }
 
 // main finds the command word, parses that command's flags and runs it.
@@ -116,7 +119,9 @@ func (a *app) main(args []string) error {
 		return err
 	}
 	a.configure(globals)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP, os.Interrupt)
+	// A signal that was ignored before us stays so (nohup).
+	signals := slices.DeleteFunc([]os.Signal{syscall.SIGTERM, syscall.SIGHUP, os.Interrupt}, signal.Ignored)
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	return cmd.Run(ctx, a)
 }

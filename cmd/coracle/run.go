@@ -177,7 +177,8 @@ func (r *action) plan(ctx context.Context, a *app, kind native.Kind) (*oci.Plan,
 func (r *action) run(ctx context.Context, a *app, plan *oci.Plan, kind native.Kind) (oci.Status, error) {
 	for {
 		runtime := &oci.Runtime{Log: a.log, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Image: r.img.File()}
-		status, err := runtime.Run(ctx, plan)
+		// Signals are the payload's from here on: they do not end the context.
+		status, err := runtime.Run(context.WithoutCancel(ctx), plan)
 		var noFUSE *oci.FUSEError
 		var noHelper *userns.HelperError
 		switch {
