@@ -130,7 +130,8 @@ func explainNoSubIDs(e *NoSubIDsError, f Facts) Finding {
 			"--fakeroot, OCI mode and builds have one id only; changes of owner are emulated.", e.User, countIDs(f.UIDs))
 	}
 	if e.NotVisible || f.inContainer() {
-		found.Cures = []Cure{{Starter, "run it as root of that container, whose ids are used as they are:", []string{"docker run --user 0 …"}}}
+		found.Cures = []Cure{{Starter, "make us root of that container, whose ids are used as they are:", byEngine(f.Engine, map[string][]string{
+			"docker": {"docker run --user 0 …"}, "podman": {"podman run --user 0 …"}, "kubernetes": {"runAsUser: 0     (in securityContext)"}})}}
 		return found
 	}
 	found.Cures = []Cure{{Admin, "pick a block that no other user has:", []string{addSubIDs(e.User)}},

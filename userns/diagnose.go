@@ -130,7 +130,7 @@ func explainLimit(errno syscall.Errno, f Facts) (cause, text string, cure Cure) 
 
 // nested tells whether we are in a user namespace of somebody's.
 func (f Facts) nested() bool {
-	return len(f.UIDs) != 1 || f.UIDs[0] != Extent{0, 0, 4294967295}
+	return len(f.UIDs) > 0 && (len(f.UIDs) > 1 || f.UIDs[0] != Extent{0, 0, 4294967295})
 }
 
 func (f Facts) limit(name string) string {
@@ -187,6 +187,7 @@ func explainFuse(step Step, errno syscall.Errno, f Facts) Finding {
 		"kubernetes": {"a device plugin for /dev/fuse, or with CRI-O the annotation io.kubernetes.cri-o.Devices: \"/dev/fuse\""},
 		"gitlab":     {"[runners.docker] devices = [\"/dev/fuse\"]"},
 		"codespaces": {"\"runArgs\": [\"--device=/dev/fuse\"]     (in devcontainer.json)"},
+		"":           {"bwrap --dev-bind /dev/fuse /dev/fuse …"},
 	})}
 	module := Cure{Admin, "", []string{"sudo modprobe fuse"}}
 	say := func(cause, text string, cures ...Cure) Finding {
@@ -204,6 +205,8 @@ func explainFuse(step Step, errno syscall.Errno, f Facts) Finding {
 		return say("unknown", fmt.Sprintf("mount fuse: %v.", errno), Cure{Us, "please report this, with the output of:", []string{"coracle doctor --json"}})
 	case errno == unix.ENOENT && f.inContainer():
 		return say("no-device", "there is no /dev/fuse in this container.", device)
+	case errno == unix.ENOENT && f.Fuse.Loaded:
+		return say("no-device", "there is no /dev/fuse here, although the kernel knows FUSE.", device)
 	case errno == unix.ENOENT:
 		return say("no-device", "there is no /dev/fuse here.", module)
 	case errno == unix.EPERM:

@@ -246,8 +246,9 @@ func (s System) limits() map[string]uint64 {
 	return limits
 }
 
-// inContainer tells whether somebody else's flags decide.
-func (f Facts) inContainer() bool { return f.Engine.Name != "" }
+// inContainer tells whether somebody else's flags decide: of an engine, or of a
+// sandbox such as bwrap, which leaves no other trace than its id map.
+func (f Facts) inContainer() bool { return f.Engine.Name != "" || f.nested() }
 
 // unconfined tells that no security module has put us into a profile.
 func (f Facts) unconfined() bool { return f.Label == "" || f.Label == "unconfined" }

@@ -113,6 +113,16 @@ func (r Report) Finding(id string) Finding {
 	return Finding{ID: id}
 }
 
+// Failure is the reason why no container can be run, nil where one can.
+func (r Report) Failure() *Finding {
+	for _, f := range r.Findings {
+		if f.Status == Fail {
+			return &f
+		}
+	}
+	return nil
+}
+
 // String is the whole report: what is broken or degraded, then what works.
 func (r Report) String() string {
 	var b strings.Builder
