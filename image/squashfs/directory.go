@@ -1,7 +1,6 @@
 package squashfs
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
@@ -40,7 +39,7 @@ type dirCursor struct {
 	dir  *Inode
 	pos  uint64 // bytes into the listing
 	head uint64 // where the present header starts
-	left int    // entries of it to come
+	left int    // of its entries, still to come
 
 	start  uint32 // of the header: offset of the inodes' metadata block in the inode table
 	number uint32 // of the header: inode number that the entries' are relative to
@@ -84,6 +83,9 @@ func (r *Reader) readDir(dir *Inode, offset uint64, visit func(d Dirent, next in
 		if err != nil || e.name == nil {
 			return err
 		}
+		if err := c.check(&e); err != nil {
+			return err
+		}
 		if !visit(e.dirent(), int(c.pos<<runBits|(c.pos-c.head))) {
 			return nil
 		}
@@ -93,14 +95,14 @@ func (r *Reader) readDir(dir *Inode, offset uint64, visit func(d Dirent, next in
 // Lookup finds an entry of a directory by name. A name that is not there gives
 // an error that wraps fs.ErrNotExist.
 func (r *Reader) Lookup(dir *Inode, name string) (Dirent, error) {
-	d, err := r.lookup(dir, []byte(name))
+	d, err := r.lookup(dir, name)
 	if err != nil {
 		return Dirent{}, fmt.Errorf("look up %q in %#x: %w", name, uint64(dir.Ref), err)
 	}
 	return d, nil
 }
 
-func (r *Reader) lookup(dir *Inode, name []byte) (Dirent, error) {
+func (r *Reader) lookup(dir *Inode, name string) (Dirent, error) {
 	var c dirCursor
 	if err := c.open(r, dir); err != nil {
 		return Dirent{}, err
@@ -115,19 +117,43 @@ func (r *Reader) lookup(dir *Inode, name []byte) (Dirent, error) {
 		}
 	}
 	for {
+		c.skipOthers(name)
 		e, err := c.next()
 		if err != nil {
 			return Dirent{}, err
 		}
-		// Writers differ in how they compare bytes above 0x7f and the kernel
-		// trusts the order of the first byte alone, so we do too.
-		if e.name == nil || e.name[0] > name[0] {
+		if e.name == nil || passed(e.name, name) {
 			return Dirent{}, fs.ErrNotExist
 		}
-		if bytes.Equal(e.name, name) {
-			return e.dirent(), nil
+		if string(e.name) == name {
+			return e.dirent(), c.check(&e)
 		}
 	}
+}
+
+// passed reports whether a name can no longer come when this one does. Writers
+// differ in how they compare bytes above 0x7f and the kernel trusts the order
+// of the first byte alone, so we do too.
+func passed(this []byte, name string) bool { return this[0] > name[0] }
+
+// skipOthers passes over entries of the present header that are not the one
+// looked for, as far as they lie in one metadata block: a lookup's inner loop.
+func (c *dirCursor) skipOthers(name string) {
+	d := c.block.data[c.off:]
+	start := len(d)
+	for ; c.left > 0 && len(d) > dirEntrySize; c.left-- {
+		end := dirEntrySize + int(binary.LittleEndian.Uint16(d[6:])) + 1
+		if end > len(d) || end > dirEntrySize+maxNameLen {
+			break
+		}
+		this := d[dirEntrySize:end]
+		if passed(this, name) || string(this) == name {
+			break
+		}
+		d = d[end:]
+	}
+	c.off += start - len(d)
+	c.pos += uint64(start - len(d))
 }
 
 // Parent returns the inode number of a directory's "..".
@@ -182,7 +208,7 @@ func (c *dirCursor) seek(pos, run uint64) error {
 
 // seekIndex moves to the last header that the directory index places at or
 // before a name.
-func (c *dirCursor) seekIndex(name []byte) error {
+func (c *dirCursor) seekIndex(name string) error {
 	x, err := c.r.openMetadata(c.dir.tail.pos, c.r.inodeEnd, c.dir.tail.off)
 	if err != nil {
 		return err
@@ -204,7 +230,7 @@ func (c *dirCursor) seekIndex(name []byte) error {
 		if err := x.read(first); err != nil {
 			return err
 		}
-		if bytes.Compare(first, name) > 0 {
+		if string(first) > name {
 			break
 		}
 		pos, start, found = at, block, true
@@ -280,25 +306,33 @@ func (c *dirCursor) entry() (dirEntry, error) {
 	if size > maxNameLen {
 		return dirEntry{}, corrupt("name of %d bytes", size)
 	}
-	e.name = c.name[:size]
-	if err := c.read(e.name); err != nil {
-		return dirEntry{}, err
+	if d := c.block.data[c.off:]; len(d) >= size {
+		e.name = d[:size:size]
+		c.off += size
+	} else {
+		e.name = c.name[:size]
+		if err := c.read(e.name); err != nil {
+			return dirEntry{}, err
+		}
 	}
 	c.pos += uint64(dirEntrySize + size)
 	c.left--
 	if c.pos > c.size() {
 		return dirEntry{}, corrupt("entry behind the listing's %d bytes", c.size())
 	}
-	return e, c.check(&e)
+	return e, nil
 }
 
-// check refuses what no writer makes and a reader could come to harm by.
+// check refuses what no writer makes and a caller could come to harm by.
 func (c *dirCursor) check(e *dirEntry) error {
 	if e.kind < inodeDir || e.kind > inodeSocket {
 		return corrupt("entry %q of type %d", e.name, e.kind)
 	}
-	if bytes.IndexByte(e.name, '/') >= 0 || bytes.IndexByte(e.name, 0) >= 0 ||
-		string(e.name) == "." || string(e.name) == ".." {
+	bad := string(e.name) == "." || string(e.name) == ".."
+	for _, b := range e.name {
+		bad = bad || b == '/' || b == 0
+	}
+	if bad {
 		return corrupt("entry named %q", e.name)
 	}
 	// A directory's listing can be written only when its children's places
