@@ -57,14 +57,12 @@ func (f Finding) String() string {
 	return b.String()
 }
 
-// Hint is the cure alone, for the line under an error.
+// Hint is the reason and the cures, for below the error of the kernel.
 func (f Finding) Hint() string {
 	var b strings.Builder
+	b.WriteString(f.Text)
 	for _, c := range f.Cures {
-		if b.Len() > 0 {
-			b.WriteByte('\n')
-		}
-		fmt.Fprintf(&b, "[%s]%s", c.Who, space(c.Text))
+		fmt.Fprintf(&b, "\n[%s]%s", c.Who, space(c.Text))
 		for _, l := range c.Lines {
 			b.WriteString("\n  " + indent(l, "  "))
 		}

@@ -89,6 +89,9 @@ func nestChild(level string) int {
 	if errors.As(err, &refused) {
 		f := Diagnose(err, Host(os.Getenv).ReadFacts(ctxOfTests()))
 		f.Title = level
+		if strings.Contains(err.Error(), unix.ENOSPC.Error()) {
+			f.Cause = err.Error()
+		}
 		json.NewEncoder(os.Stdout).Encode([]Finding{*f})
 		return 0
 	}
@@ -108,7 +111,7 @@ func TestDiagnoseNesting(t *testing.T) {
 		t.Fatal(got, err)
 	}
 	level, _ := strconv.Atoi(got[0].Title)
-	if level > 33 || got[0].Cause != "nesting" && !strings.Contains(got[0].Text, "nested 33 deep") {
+	if level > 33 || got[0].Cause != "limit" && got[0].Cause != "nesting" || got[0].Cause != "nesting" && !strings.Contains(got[0].Text, "nested 33 deep") {
 		t.Errorf("at level %d: %+v", level, got[0])
 	}
 }

@@ -326,5 +326,11 @@ type StartError struct {
 	Err  syscall.Errno
 }
 
-func (e *StartError) Error() string { return fmt.Sprintf("%s: %v", e.Step, e.Err) }
+func (e *StartError) Error() string {
+	if e.Step == StepClone && e.Err == unix.ENOSPC { // "no space left on device" sends people to their disks
+		return string(e.Step) + ": the limit on namespaces is reached"
+	}
+	return fmt.Sprintf("%s: %v", e.Step, e.Err)
+}
+
 func (e *StartError) Unwrap() error { return e.Err }
