@@ -71,9 +71,9 @@ func (p *planner) mountHome() error {
 	}
 	if p.o.Contain && !h.custom {
 		if p.o.Workdir != "" {
-			return p.bindWorkdir("home", h.target, 0o700, "home")
+			return p.skipping("home", p.bindWorkdir("home", h.target, 0o700, "home"))
 		}
-		return p.mountTmpfs(h.target, "mode=0755", "home")
+		return p.skipping("home", p.mountTmpfs(h.target, "mode=0755", "home"))
 	}
 	_, st, err := p.hostType(h.source)
 	if errors.Is(err, fs.ErrNotExist) && h.custom {
@@ -82,18 +82,16 @@ func (p *planner) mountHome() error {
 	if err != nil || !st.IsDir() {
 		// SingularityCE mounts an empty directory for a missing home too.
 		p.warn("home directory %s on the host: %v; an empty one takes its place", h.source, orNotDir(err))
-		return p.mountTmpfs(h.target, "mode=0755", "home")
+		return p.skipping("home", p.mountTmpfs(h.target, "mode=0755", "home"))
 	}
 	if p.shows(h.target, h.source) {
 		return nil
 	}
 	resolved, mkdir, err := p.place(h.source, h.target, true)
-	if err != nil {
-		if h.custom {
-			return err
-		}
-		p.warn("could not mount home directory %s: %s", h.source, reasonOf(err))
-		return nil
+	if err != nil && h.custom {
+		return err
+	} else if err != nil {
+		return p.skipping("home", err)
 	}
 	p.add(oci.Mount{Type: "rbind", Source: h.source, Target: resolved, Flags: noSUIDDev, Mkdir: mkdir,
 		Optional: !h.custom, Warn: warnUnless(h.custom, "could not mount home directory "+h.source), Tag: "home"})

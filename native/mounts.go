@@ -54,11 +54,26 @@ func (p *planner) bindFile(name string) {
 	}
 	target, mkdir, err := p.place(name, target, false)
 	if err != nil {
-		p.warn("could not mount %s: %v", name, reasonOf(err))
+		p.verbose("Skipping mount %s [binds]: %s", name, reasonOf(err))
 		return
 	}
 	p.add(oci.Mount{Type: "bind", Source: name, Target: target, Flags: noSUIDDev, Mkdir: mkdir,
 		Optional: true, Warn: "could not mount " + name, Tag: "binds"})
+}
+
+// skipping makes a warning of a mount that nobody asked for by name and that
+// has no place in the container.
+func (p *planner) skipping(tag string, err error) error {
+	var target *TargetError
+	if !errors.As(err, &target) {
+		return err
+	}
+	source := target.Source
+	if source == "" {
+		source = "tmpfs"
+	}
+	p.warn("Skipping mount %s [%s]: %s", source, tag, target.Reason)
+	return nil
 }
 
 // reasonOf is an error's cause without what we mounted where.
@@ -134,11 +149,11 @@ func (p *planner) mountTmp() error {
 		}
 		switch {
 		case p.o.Contain && p.o.Workdir != "":
-			if err := p.bindWorkdir(d.inWorkdir, d.target, 0o1777, "tmp"); err != nil {
+			if err := p.skipping("tmp", p.bindWorkdir(d.inWorkdir, d.target, 0o1777, "tmp")); err != nil {
 				return err
 			}
 		case p.o.Contain:
-			if err := p.mountTmpfs(d.target, "mode=1777", "tmp"); err != nil {
+			if err := p.skipping("tmp", p.mountTmpfs(d.target, "mode=1777", "tmp")); err != nil {
 				return err
 			}
 		default:

@@ -123,6 +123,13 @@ func (p *planner) place(source, target string, dir bool) (resolved string, mkdir
 	}
 	m := p.covering(resolved)
 	switch {
+	case m == nil && p.plan.Root.Write == oci.WriteDirect:
+		// Nothing can be presented on top of a directory that is written to.
+		cure := "make it: mkdir -p " + path.Join(p.plan.Root.Dir, resolved)
+		if !dir {
+			cure = "make it: touch " + path.Join(p.plan.Root.Dir, resolved)
+		}
+		return fail(cure, "%s doesn't exist in container", target)
 	case m == nil:
 		p.present(resolved, dir)
 		return resolved, false, nil
@@ -139,13 +146,8 @@ func (p *planner) place(source, target string, dir bool) (resolved string, mkdir
 	return fail("", "destination %s doesn't exist in container", target)
 }
 
-// present makes an empty mount point with its parents appear in the root. In a
-// root that is written to directly nothing can be presented; there the executor
-// leaves a mount out whose target is missing.
+// present makes an empty mount point with its parents appear in the root.
 func (p *planner) present(name string, dir bool) {
-	if p.plan.Root.Write == oci.WriteDirect {
-		return
-	}
 	mode := uint32(unix.S_IFREG | 0o644)
 	if dir {
 		mode = unix.S_IFDIR | 0o755

@@ -62,6 +62,11 @@ func (b *builder) mountOne(m *Mount) error {
 	if m.Type == "symlink" {
 		return b.symlink(m)
 	}
+	if m.MakeDir != 0 {
+		if err := makeSource(m.Source, m.MakeDir); err != nil {
+			return err
+		}
+	}
 	target, err := b.target(m)
 	if err != nil {
 		return err
@@ -84,6 +89,25 @@ func (b *builder) mountOne(m *Mount) error {
 	}
 	defer unix.Close(mounted)
 	return setFlags(mounted, m.Flags, recursive)
+}
+
+// makeSource makes a directory of the host with its parents, as the caller, for
+// a bind that asks for it. The permissions do not depend on the umask.
+func makeSource(name string, permissions uint32) error {
+	err := unix.Mkdir(name, permissions)
+	if err == unix.ENOENT && name != "/" {
+		if err := makeSource(path.Dir(name), permissions); err != nil {
+			return err
+		}
+		err = unix.Mkdir(name, permissions)
+	}
+	switch err {
+	case nil:
+		return unix.Chmod(name, permissions)
+	case unix.EEXIST:
+		return nil
+	}
+	return err
 }
 
 // bind tries again with the mounts below the source: where the namespace
