@@ -321,7 +321,10 @@ func TestExtractMakesFilesTheCallersOwn(t *testing.T) {
 func TestExtractWithOwners(t *testing.T) {
 	r := imageOfLayers(t, hostile())
 	dir := t.TempDir()
-	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "closed"), 0o700) }) // to be deleted
+	t.Cleanup(func() { // so that it can be deleted
+		_ = os.Chmod(filepath.Join(dir, "closed"), 0o700)
+		_ = os.Chmod(filepath.Join(dir, "closed/in"), 0o700)
+	})
 	var log bytes.Buffer
 	o := ExtractOptions{Owners: true, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	if err := Extract(context.Background(), r, dir, o); err != nil {
