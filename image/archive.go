@@ -13,8 +13,9 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/coracle-runtime/coracle/image/squashfs/inflate"
 )
 
 // store is where an image's files lie under the names that its format gives
@@ -207,7 +208,7 @@ func decompressed(ctx context.Context, f *os.File, size int64, o *PullOptions) (
 func decompressor(head []byte) func(io.Reader) (io.ReadCloser, error) {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		return func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) }
+		return func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(inflate.NewReader(r)), nil }
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return func(r io.Reader) (io.ReadCloser, error) {
 			z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(128<<20))

@@ -266,24 +266,57 @@ func TestBuildCancelledLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestBuildWithoutOTmpfileCleansUp(t *testing.T) {
-	// What a killed process left where the file system has no unnamed files.
+func TestNewFile(t *testing.T) {
+	for name, create := range map[string]func(string, fs.FileMode) (*newFile, error){"unnamed": createFile, "named": createNamed} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "x")
+			write := func(content string) *newFile {
+				n, err := create(path, 0o755)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := n.WriteString(content); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			if err := write("dropped").Close(); err != nil {
+				t.Error(err)
+			}
+			nothingBeside(t, dir)
+			first := write("first")
+			if err := errors.Join(first.commit(false), first.Close()); err != nil {
+				t.Fatal(err)
+			}
+			second := write("second")
+			if err := second.commit(false); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("it replaces: %v", err)
+			}
+			if err := errors.Join(second.commit(true), second.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if content, err := os.ReadFile(path); err != nil || string(content) != "second" {
+				t.Errorf("%q, %v", content, err)
+			}
+			nothingBeside(t, dir, "x")
+		})
+	}
+}
+
+func TestNamedFilesOfKilledProcessesAreRemoved(t *testing.T) {
 	dir := t.TempDir()
 	dest := filepath.Join(dir, "x.sif")
-	stale := temporaryName(dest)
-	if err := os.WriteFile(stale, []byte("half"), 0o644); err != nil {
+	if err := os.WriteFile(temporaryName(dest), []byte("half"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	live, err := os.Create(temporaryName(dest))
+	live, err := createNamed(dest, 0o755) // removes the first, and is locked itself
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer live.Close()
-	if !lockedAt(live, live.Name()) {
-		t.Fatal("cannot lock")
-	}
 	removeStale(dest)
-	nothingBeside(t, dir, filepath.Base(live.Name()))
+	nothingBeside(t, dir, filepath.Base(live.temporary))
 }
 
 func TestInsertKeepsWhatTheImageHas(t *testing.T) {

@@ -2,8 +2,11 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,11 +100,11 @@ func (c *Cache) convert(ctx context.Context, path string, u URI, s *source, o *P
 	if err := os.MkdirAll(c.imageDir(), 0o700); err != nil {
 		return err
 	}
-	unlock, err := lockFile(ctx, path+".lock", o)
+	lock, err := c.lock(ctx, path, o)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	if isImage(path) {
 		return nil
 	}
@@ -144,33 +147,31 @@ func fingerprint(u URI, o *PullOptions) string {
 	return fmt.Sprintf("%s %q %s %d:%d %d %d %d", u, absolute, o.Platform, st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
 }
 
-// lockFile waits for an exclusive lock and returns what frees it. The file
-// goes away with the lock.
-func lockFile(ctx context.Context, path string, o *PullOptions) (unlock func(), err error) {
-	for waited := false; ; {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
+// lock waits until no other process makes the same image, and returns what
+// frees the lock. All locks are records of one file, at an offset that the
+// image's path determines: so nothing is left of a killed process, and two
+// images that collide only wait for one another.
+func (c *Cache) lock(ctx context.Context, path string, o *PullOptions) (io.Closer, error) {
+	f, err := os.OpenFile(filepath.Join(c.imageDir(), ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(filepath.Base(path)))
+	record := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: int64(binary.BigEndian.Uint64(sum[:]) >> 2), Len: 1}
+	for waited := false; ; waited = true {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &record)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			// Any other error: the file system has no locks, and two processes may
+			// convert; both make the same bytes.
+			return f, nil
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			if err == nil && !lockedAt(f, path) { // its owner removed it just now
-				f.Close()
-				continue
-			}
-			// Where the file system has no locks, two may convert; both give the
-			// same bytes.
-			return func() { os.Remove(path); f.Close() }, nil
-		}
-		f.Close()
 		if !waited {
-			o.log().Info("waiting for another process that converts the same image")
-			waited = true
+			o.log().Info("Waiting for another process that makes the same image")
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, errors.Join(context.Cause(ctx), f.Close())
 		}
 	}
 }

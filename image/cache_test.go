@@ -46,7 +46,7 @@ func TestCacheConvertsOnce(t *testing.T) {
 		t.Errorf("it was converted %d times", n)
 	}
 	entries, err := os.ReadDir(c.imageDir())
-	if err != nil || len(entries) != 1 {
+	if err != nil || len(entries) != 2 { // the image and the lock
 		t.Errorf("the cache holds %v, %v", entries, err)
 	}
 	if st, err := os.Stat(c.Dir); err != nil || st.Mode().Perm() != 0o700 {
@@ -86,23 +86,33 @@ func TestCacheKnowsAnArchiveWithoutReadingIt(t *testing.T) {
 }
 
 func TestCacheLockWaitsAndGivesUp(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.lock")
-	unlock, err := lockFile(t.Context(), path, &PullOptions{})
+	c, err := OpenCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := c.lock(t.Context(), "image", &PullOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := lockFile(ctx, path, &PullOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.lock(ctx, "image", &PullOptions{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
-	unlock()
-	again, err := lockFile(t.Context(), path, &PullOptions{})
+	other, err := c.lock(t.Context(), "other", &PullOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again()
-	nothingBeside(t, filepath.Dir(path))
+	if err := errors.Join(first.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+	again, err := c.lock(t.Context(), "image", &PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestOpenCacheThatCannotBeWritten(t *testing.T) {

@@ -140,7 +140,7 @@ func TestBuildOnAFullDisk(t *testing.T) {
 		}
 		nothingBeside(t, full, "oci-tmp")
 	}
-	nothingBeside(t, filepath.Join(full, "oci-tmp"))
+	nothingBeside(t, filepath.Join(full, "oci-tmp"), ".lock")
 }
 
 func TestTemporaryImage(t *testing.T) {

@@ -34,6 +34,11 @@ func createFile(path string, mode fs.FileMode) (*newFile, error) {
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL) {
 		return nil, &fs.PathError{Op: "create file in", Path: dir, Err: err}
 	}
+	return createNamed(path, mode)
+}
+
+// createNamed is createFile where files cannot be without a name.
+func createNamed(path string, mode fs.FileMode) (*newFile, error) {
 	removeStale(path)
 	temporary := temporaryName(path)
 	f, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
