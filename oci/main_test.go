@@ -39,6 +39,10 @@ func hidden(name string, args []string) int {
 		return callerMain(args)
 	case "shell":
 		return shellMain(args)
+	case "restricted":
+		return restrictedMain(args)
+	case "prepared":
+		return prepareMain(args)
 	}
 	return 0
 }
@@ -79,7 +83,7 @@ func callerMain(args []string) int {
 			}
 		}
 	}
-	fmt.Fprintln(os.Stderr, "FATAL:", err)
+	fmt.Fprintf(os.Stderr, "FATAL: %v (%T)\n", err, err)
 	return 255
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -199,28 +198,6 @@ func (b *builder) symlink(m *Mount) error {
 	}
 	defer unix.Close(parent)
 	return ignoreExist(unix.Symlinkat(m.Symlink, parent, path.Base(m.Target)))
-}
-
-// open resolves a name of the container, symbolic links included, below its
-// root.
-func (b *builder) open(name string, flags int) (int, error) { return openBelow(b.root, name, flags) }
-
-func openBelow(root int, name string, flags int) (int, error) {
-	how := unix.OpenHow{
-		Flags:   uint64(flags) | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	name = strings.TrimLeft(name, "/")
-	if name == "" {
-		name = "."
-	}
-	for {
-		// EAGAIN: a rename or mount elsewhere raced with ".."
-		fd, err := unix.Openat2(root, name, &how)
-		if err != unix.EAGAIN && err != unix.EINTR {
-			return fd, err
-		}
-	}
 }
 
 // setFlags adds flags to a mount, and to those below it. It can only add: what

@@ -45,6 +45,7 @@ var commands = map[string]func(args []string){
 	"later":      later,
 	"orphans":    orphans,
 	"stop":       stop,
+	"userns":     userns,
 	"tty":        tty,
 	"close":      closeStdout,
 }
@@ -229,4 +230,12 @@ func closeStdout([]string) {
 	os.Stdout.Close()
 	os.Stderr.Close()
 	time.Sleep(time.Minute)
+}
+
+// userns makes a user namespace in the container.
+func userns([]string) {
+	cmd := exec.Command("/proc/self/exe", "exit", "0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+	check(cmd.Run())
+	fmt.Println("nested")
 }
