@@ -1,7 +1,8 @@
 // Package overlay stacks read-only layers and one writable layer into a root
 // filesystem, as the calling user.
 //
-// [Mount] asks the kernel: overlayfs inside a user namespace, Linux 5.11.
+// [Mount] asks the kernel: overlayfs inside a user namespace, Linux 5.11. [Probe]
+// tells whether a directory's filesystem can hold the writable layer.
 //
 // # Traps
 //
