@@ -72,6 +72,14 @@ func (n node) mode() uint32 {
 	return n.in.Mode
 }
 
+// number is a node's inode number.
+func (n node) number() uint64 {
+	if n.made != nil {
+		return n.made.ino
+	}
+	return uint64(n.in.Number)
+}
+
 func (n node) is(kind uint32) bool { return n.mode()&unix.S_IFMT == kind }
 
 // fill writes a node's attributes.
@@ -81,6 +89,7 @@ func (s *Server) fill(n node, a *fuse.Attr) {
 	} else {
 		s.fillInode(n, a)
 	}
+	a.Ino = n.number()
 	a.Blocks = (a.Size + 511) / 512
 	a.Atime, a.Ctime = a.Mtime, a.Mtime
 	if o := s.config.Owner; o != nil {
@@ -90,7 +99,6 @@ func (s *Server) fill(n node, a *fuse.Attr) {
 
 func (s *Server) fillInode(n node, a *fuse.Attr) {
 	in := n.in
-	a.Ino = uint64(in.Number)
 	a.Size = in.Size
 	a.Mtime = uint64(in.ModTime)
 	a.Mode = in.Mode
@@ -103,7 +111,6 @@ func (s *Server) fillInode(n node, a *fuse.Attr) {
 }
 
 func (s *Server) fillMade(f *file, a *fuse.Attr) {
-	a.Ino = f.ino
 	a.Size = uint64(len(f.content))
 	a.Mtime = uint64(max(s.info.ModTime.Unix(), 0))
 	a.Mode = f.mode

@@ -67,16 +67,13 @@ func (s *Server) list(in *fuse.ReadIn, l lister) fuse.Status {
 
 // listDots lists the directory itself and the one above it.
 func (s *Server) listDots(dir node, at uint64, l lister) bool {
-	var self, parent uint64
+	var parent uint64
 	if dir.made != nil {
-		self, parent = dir.made.ino, dir.made.dir.parent
+		parent = dir.made.dir.parent
 	} else {
-		self, parent = uint64(dir.in.Number), uint64(s.img.Parent(dir.in))
-		if dir.in.Ref == s.img.Root() {
-			parent = self
-		}
+		parent = uint64(s.img.Parent(dir.in)) // of the root: itself
 	}
-	return (at > 0 || l.dots(".", self, 1)) && l.dots("..", parent, 2)
+	return (at > 0 || l.dots(".", dir.number(), 1)) && l.dots("..", parent, 2)
 }
 
 // listImage lists the image's files from the reader's position at on. The

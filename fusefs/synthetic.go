@@ -170,13 +170,7 @@ func (s *Server) add(at node, name string, want Entry, hidden *squashfs.Inode) n
 		content: want.Content,
 	}
 	if want.Mode&unix.S_IFMT == unix.S_IFDIR {
-		parent := f.ino
-		if at.made != nil {
-			parent = at.made.ino
-		} else {
-			parent = uint64(at.in.Number)
-		}
-		f.dir = &directory{parent: parent, children: map[string]*file{}}
+		f.dir = &directory{parent: at.number(), children: map[string]*file{}}
 		f.content = nil
 		d.links++
 	}
