@@ -114,7 +114,7 @@ func around(inside, own uint32, sub []Range) []Extent {
 	return sorted(extents)
 }
 
-// sorted orders extents as ps and people like to read them; the kernel does not mind.
+// sorted is for those who read maps; the kernel does not mind the order.
 func sorted(extents []Extent) []Extent {
 	slices.SortFunc(extents, func(a, b Extent) int { return cmp.Compare(a.Inside, b.Inside) })
 	return extents

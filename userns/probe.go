@@ -26,7 +26,7 @@ const probeLimit = 5 * time.Second
 
 // Probe finds out what this host allows by doing it, each thing in a fresh
 // process of this very executable: security modules decide by its path. It takes
-// some ten milliseconds and leaves nothing behind.
+// some fifty milliseconds and leaves nothing behind.
 func Probe(ctx context.Context, o ProbeOptions) Report {
 	if o.Exe == "" {
 		o.Exe = "/proc/self/exe"

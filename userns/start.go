@@ -69,7 +69,7 @@ func (p *Process) StartPID() (pid int, err error) {
 		return 0, err
 	}
 	defer runtime.KeepAlive(p)
-	if p.ParentDeath != 0 && p.Flags&unix.CLONE_NEWPID != 0 {
+	if p.ParentDeath != 0 && c.parent == 0 {
 		if c.parentHandle, err = pidfdSelf(); err != nil {
 			return 0, err
 		}
