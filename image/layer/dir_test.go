@@ -191,6 +191,43 @@ func TestDirectoryToImageAndBack(t *testing.T) {
 	}
 }
 
+// The same layers make the same image, byte for byte, however many goroutines
+// read, compress and write.
+func TestImageOfLayersIsReproducible(t *testing.T) {
+	all := layers(t, realistic()...)
+	all = append(all, layers(t, big(), []file{f("d/b", random(50_000)), e("a => z")})...)
+	var images []string
+	for _, workers := range []int{1, 2, 16} {
+		path := filepath.Join(t.TempDir(), "image")
+		out, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := squashfs.NewWriter(out, squashfs.WriterOptions{Workers: workers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, err := Merge(context.Background(), all, w, Options{Workers: workers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Finish(root); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.Close(), out.Close()); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, digestOf(b))
+	}
+	if images[0] != images[1] || images[0] != images[2] {
+		t.Errorf("images differ: %v", images)
+	}
+}
+
 func TestExtractKeepsHoles(t *testing.T) {
 	r := imageOfDir(t, sourceDir(t))
 	dir := t.TempDir()

@@ -24,8 +24,8 @@ import (
 const (
 	chunkSize = 256 << 10
 	// aheadBytes is how much of the uncompressed archives is held at most, all
-	// layers together. It only has to cover the time in which the current layer's
-	// reader is delayed; 128 MiB were not faster.
+	// layers together: some of the layers that follow get decompressed while the
+	// one in use is, and the memory stays a small part of a conversion's.
 	aheadBytes = 64 << 20
 	maxAhead   = 4 // layers at once
 )
