@@ -38,7 +38,6 @@ func needs(t testing.TB, what string, there bool) {
 func needsContainers(t testing.TB) {
 	t.Helper()
 	needs(t, "user namespaces", userNamespaces() == nil)
-	needs(t, "overlayfs in user namespaces or not, but a mount at least", true)
 }
 
 func needsFUSE(t testing.TB) {

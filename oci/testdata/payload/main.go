@@ -45,6 +45,7 @@ var commands = map[string]func(args []string){
 	"later":      later,
 	"orphans":    orphans,
 	"stop":       stop,
+	"chown":      func(args []string) { check(os.Lchown(args[0], number(args[1]), number(args[1]))); stat(args) },
 	"userns":     userns,
 	"tty":        tty,
 	"close":      closeStdout,
