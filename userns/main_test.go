@@ -77,11 +77,12 @@ func runChild(name string, args []string) int {
 		return limitedChild(args[0])
 	case "nest":
 		return nestChild(args[0])
-	case "parent": // flags
+	case "parent": // flags, uid inside
 		runtime.LockOSThread()
 		flags, _ := strconv.Atoi(args[0])
 		p := childProcess("sleep")
-		p.Flags, p.Map = unix.CLONE_NEWUSER|uintptr(flags), ownIDs(0, 0)
+		inside, _ := strconv.Atoi(args[1])
+		p.Flags, p.Map, p.Ambient = unix.CLONE_NEWUSER|uintptr(flags), ownIDs(inside, inside), inside != 0
 		p.ParentDeath, p.Files = syscall.SIGKILL, []*os.File{nil, os.Stdout, nil}
 		proc, err := p.Start()
 		if err != nil {

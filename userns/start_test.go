@@ -289,13 +289,14 @@ func TestStartJoins(t *testing.T) {
 // the pipe open until it is dead too.
 func TestStartParentDeath(t *testing.T) {
 	needUserns(t)
-	for _, flags := range []string{"0", strconv.Itoa(unix.CLONE_NEWPID)} {
+	pid := strconv.Itoa(unix.CLONE_NEWPID)
+	for _, args := range [][]string{{"0", "0"}, {pid, "0"}, {"0", "1234"}, {pid, "1234"}} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		parent := exec.Command("/proc/self/exe", "x", "parent", flags)
+		parent := exec.Command("/proc/self/exe", append([]string{"x", "parent"}, args...)...)
 		parent.Stdout, parent.Stderr = w, os.Stderr
 		if err := parent.Start(); err != nil {
 			t.Fatal(err)
@@ -308,7 +309,7 @@ func TestStartParentDeath(t *testing.T) {
 		parent.Wait()
 		r.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := r.Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("flags %s: the child outlives its parent: %v", flags, err)
+			t.Errorf("flags and uid %v: the child outlives its parent: %v", args, err)
 		}
 	}
 }
