@@ -2,6 +2,7 @@ package squashfs
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -25,7 +26,7 @@ func (t *writeInodes) writeTree(tree *writeTree) error {
 	for _, d := range tree.dirs {
 		for _, e := range d.entries {
 			if err := t.writeInode(e.inode); err != nil {
-				return fmt.Errorf("%s: %w", d.path()+"/"+e.name, err)
+				return fmt.Errorf("%s: %w", d.pathOf(e.name), err)
 			}
 		}
 		if err := writeListing(t.dirs, d); err != nil {
@@ -52,7 +53,7 @@ func (t *writeInodes) writeInode(in *writeInode) error {
 	in.done = true
 	in.ref = t.inodes.ref()
 	if in.ref>>16 > math.MaxUint32 {
-		return fmt.Errorf("inode table of more than 4 GiB")
+		return errors.New("inode table of more than 4 GiB")
 	}
 	t.refs[in.number-1] = in.ref
 	xattr, err := t.xattrs.add(in.node.Xattrs)

@@ -89,13 +89,13 @@ func (t *writeTree) enter(w *Writer, d *writeDir) ([]*writeDir, error) {
 		inode := t.inodes[node]
 		if inode == nil {
 			if err := checkNode(w, node); err != nil {
-				return nil, fmt.Errorf("%s: %w", d.path()+"/"+name, err)
+				return nil, fmt.Errorf("%s: %w", d.pathOf(name), err)
 			}
 			inode = &writeInode{node: node}
 			t.inodes[node] = inode
 		}
 		if inode.dir != nil {
-			return nil, fmt.Errorf("%s: directory has another name already: %s", d.path()+"/"+name, inode.dir.path())
+			return nil, fmt.Errorf("%s: directory has another name already: %s", d.pathOf(name), inode.dir.path())
 		}
 		if node.Mode&unix.S_IFMT == unix.S_IFDIR {
 			inode.dir = &writeDir{inode: inode, parent: d, name: name}
@@ -163,4 +163,9 @@ func (d *writeDir) path() string {
 	}
 	slices.Reverse(names)
 	return "/" + strings.Join(names, "/")
+}
+
+// pathOf is the path of an entry of d.
+func (d *writeDir) pathOf(name string) string {
+	return strings.TrimSuffix(d.path(), "/") + "/" + name
 }

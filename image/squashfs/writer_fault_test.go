@@ -183,8 +183,8 @@ func TestWriterRefusesTrees(t *testing.T) {
 		{"of 65536 bytes", in("x", &squashfs.Node{Mode: unix.S_IFLNK, Target: strings.Repeat("x", 65536)})},
 		{"/dir/x: device 4096:0", in("x", &squashfs.Node{Mode: unix.S_IFCHR, Rdev: unix.Mkdev(4096, 0)})},
 		{"/dir/x: content is of another writer", in("x", foreign)},
-		{"/loop: directory has another name already: /", loop},
-		{"/b: directory has another name already: /a", writeDirNode(map[string]*squashfs.Node{"a": twice, "b": twice})},
+		{" /loop: directory has another name already: /", loop},
+		{" /b: directory has another name already: /a", writeDirNode(map[string]*squashfs.Node{"a": twice, "b": twice})},
 		{"more than 65535 different user and group ids", ids},
 	} {
 		w, err := squashfs.NewWriter(&memoryImage{}, squashfs.WriterOptions{Workers: 1})
