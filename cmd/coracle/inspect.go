@@ -13,7 +13,7 @@ import (
 )
 
 type inspectCmd struct {
-	globals
+	longGlobals
 	Labels      bool   `short:"l" help:"Show the labels; the default."`
 	DefFile     bool   `name:"deffile" short:"d" help:"Show the definition that the image was built from."`
 	Runscript   bool   `short:"r" help:"Show the runscript."`

@@ -165,6 +165,17 @@ func (a *app) find(front []string, word string) (*entry, error) {
 
 // globals are the flags of every command.
 type globals struct {
+	Debug   bool `short:"d" help:"Print debugging information."`
+	Quiet   bool `short:"q" help:"Print no information, only warnings and errors."`
+	Silent  bool `help:"Print errors only."`
+	Verbose bool `short:"v" help:"Print additional information."`
+	NoColor bool `name:"nocolor" help:"Print without colours."`
+}
+
+func (g *globals) get() *globals { return g }
+
+// longGlobals are the same for a command that has other uses for the letters.
+type longGlobals struct {
 	Debug   bool `help:"Print debugging information."`
 	Quiet   bool `help:"Print no information, only warnings and errors."`
 	Silent  bool `help:"Print errors only."`
@@ -172,7 +183,7 @@ type globals struct {
 	NoColor bool `name:"nocolor" help:"Print without colours."`
 }
 
-func (g *globals) get() *globals { return g }
+func (g *longGlobals) get() *globals { return (*globals)(g) }
 
 // configure applies the global flags to the logger.
 func (a *app) configure(g *globals) {
