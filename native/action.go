@@ -18,7 +18,10 @@ import (
 )
 
 // metaDir is where an image describes itself.
-const metaDir = "/.singularity.d"
+const (
+	metaDir = "/.singularity.d"
+	envDir  = metaDir + "/env"
+)
 
 // scriptsLimit ends environment scripts that loop.
 const scriptsLimit = commandLimit
@@ -32,6 +35,8 @@ type action struct {
 	Args   []string  `json:"args,omitempty"`
 	Inject variables `json:"inject,omitempty"` // for after 99-base.sh
 	NoEval bool      `json:"noEval,omitempty"` // Inject is literal, not for the shell to expand
+
+	Scripts []script `json:"scripts,omitempty"` // of the image; without any they are looked for inside
 }
 
 // resolution is the state of one Resolve.
@@ -75,6 +80,9 @@ func (in inside) resolve(raw json.RawMessage, p *oci.Process, warn func(text str
 		return fmt.Errorf("read action: %w", err)
 	}
 	s.inside, s.warn, s.virtual = in, warn, map[string][]byte{}
+	for _, f := range s.Scripts {
+		s.virtual[path.Join(envDir, f.Name)] = []byte(f.Content)
+	}
 	s.dir = s.workingDir(p.Cwd)
 
 	ctx, cancel := context.WithTimeout(context.Background(), in.limit)
@@ -113,7 +121,7 @@ const runtimeVars = "99-runtimevars.sh"
 // what belongs between them.
 func (s *resolution) sourceEnvironment(ctx context.Context) error {
 	s.clearHost()
-	names, err := s.scripts()
+	names, err := s.scriptNames()
 	if err != nil {
 		return s.sourceOld(ctx)
 	}
@@ -142,7 +150,7 @@ func (s *resolution) sourceStep(ctx context.Context, name string) error {
 		}
 		return s.applyUserPath(ctx)
 	}
-	if err := s.sourceFile(ctx, path.Join(metaDir, "env", name)); err != nil || s.program != nil {
+	if err := s.sourceFile(ctx, path.Join(envDir, name)); err != nil || s.program != nil {
 		return err
 	}
 	switch name {
@@ -172,15 +180,20 @@ func (s *resolution) sourceOld(ctx context.Context) error {
 	return s.applyUserPath(ctx)
 }
 
-// scripts lists the environment scripts as the pattern *.sh would.
-func (s *resolution) scripts() ([]string, error) {
-	entries, err := os.ReadDir(s.root + metaDir + "/env")
+// scriptNames lists the environment scripts in their order.
+func (s *resolution) scriptNames() (names []string, err error) {
+	if len(s.Scripts) > 0 {
+		for _, f := range s.Scripts {
+			names = append(names, f.Name)
+		}
+		return names, nil
+	}
+	entries, err := os.ReadDir(s.root + envDir)
 	if err != nil {
 		return nil, err
 	}
-	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".sh") && e.Name()[0] != '.' {
+		if isScript(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -204,7 +217,11 @@ func (s *resolution) clearHost() {
 // sourceFile sources a script of the image if it is a regular file and says
 // anything; one with comments alone is not worth an interpreter.
 func (s *resolution) sourceFile(ctx context.Context, name string) error {
-	content, err := s.read(name)
+	content, ok := s.virtual[name]
+	var err error
+	if !ok {
+		content, err = s.read(name)
+	}
 	if err != nil {
 		return nil // a link to nowhere, a directory: as test -f has it
 	}
@@ -396,7 +413,7 @@ func (s *resolution) restore() map[string]string {
 		vars["PROMPT_COMMAND"] = own + `; PROMPT_COMMAND="${PROMPT_COMMAND%%; PROMPT_COMMAND=*}"; PS1="` + prompt + `"`
 	}
 	if vars["SINGULARITY_ENVIRONMENT"] == "" {
-		vars["SINGULARITY_ENVIRONMENT"] = metaDir + "/env/91-environment.sh"
+		vars["SINGULARITY_ENVIRONMENT"] = envDir + "/91-environment.sh"
 	}
 	return vars
 }

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/coracle-runtime/coracle/image"
 	"github.com/coracle-runtime/coracle/oci"
 )
 
@@ -42,7 +41,7 @@ func (p *planner) presentIdentity() error {
 		{"/etc/passwd", func(t []byte) []byte { return passwd(t, user, p.uid, p.gid) }},
 		{"/etc/group", func(t []byte) []byte { return group(t, user.Name, p.gid, groups) }},
 	} {
-		template, err := p.imageFile(f.name)
+		template, err := p.early.file(f.name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			p.warn("%s in the container: %v, not updating", f.name, err)
 			continue
@@ -53,15 +52,6 @@ func (p *planner) presentIdentity() error {
 		p.generate(f.name, unix.S_IFREG|0o644, f.make(template))
 	}
 	return nil
-}
-
-// imageFile reads a file of the image, behind links.
-func (p *planner) imageFile(name string) ([]byte, error) {
-	resolved, err := image.Resolve(p.root, name)
-	if err != nil {
-		return nil, err
-	}
-	return p.root.ReadFile(resolved, maxTemplate)
 }
 
 // passwd returns template with a line for user: in place of the line with its

@@ -57,6 +57,7 @@ type planner struct {
 	h      Host
 	source rootSource
 	root   image.Root
+	early  prefetch
 
 	plan     *oci.Plan
 	made     map[string]uint32 // st_mode of what Root.Entries present, parents included
@@ -71,6 +72,7 @@ type planner struct {
 // plan is Plan for a root that may come from anywhere.
 func plan(cmd Command, source rootSource, root image.Root, o Options, h Host) (*oci.Plan, []Warning, error) {
 	p := &planner{cmd: cmd, o: o, h: h, source: source, root: root, plan: &oci.Plan{IDs: h.IDs}, made: map[string]uint32{}}
+	p.early.begin(root, source.dir)
 	for _, step := range []func() error{
 		p.infer, p.chooseRoot, p.parseBinds, p.chooseHome,
 		p.namespaces,

@@ -320,6 +320,25 @@ func TestPlanErrors(t *testing.T) {
 	}
 }
 
+func TestScriptsUnderABindAreReadInside(t *testing.T) {
+	for spec, travel := range map[string]bool{
+		"/data":                                     true,
+		"/data:/opt":                                true,
+		"/data/set.csv:/.singularity.d/env/x.sh":    false,
+		"/data:/.singularity.d":                     false,
+		"/data:/.singularity.d/env":                 false,
+		"/data/set.csv:/.singularity.d/labels.json": false,
+	} {
+		p, _, err := planCase{o: Options{Bind: []string{spec}}}.plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Contains(p.Process.Action, []byte(`"scripts"`)); got != travel {
+			t.Errorf("%s: scripts travel in the plan: %v", spec, got)
+		}
+	}
+}
+
 func TestWritableErrorSaysWhatToDo(t *testing.T) {
 	_, _, err := planCase{o: Options{Writable: true}}.plan()
 	var hint interface{ Hint() string }

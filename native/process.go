@@ -26,7 +26,7 @@ func (p *planner) setAction(inject variables) (err error) {
 	proc := &p.plan.Process
 	// What would do instead in an image of SingularityCE, if nobody resolved the action.
 	proc.Args = append([]string{"/.singularity.d/actions/" + string(p.cmd.Kind)}, p.cmd.Args...)
-	proc.Action, err = json.Marshal(action{Kind: p.cmd.Kind, Args: p.cmd.Args, Inject: inject, NoEval: p.o.NoEval})
+	proc.Action, err = json.Marshal(action{Kind: p.cmd.Kind, Args: p.cmd.Args, Inject: inject, NoEval: p.o.NoEval, Scripts: p.scripts()})
 	return err
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/coracle-runtime/coracle/image"
 	"github.com/coracle-runtime/coracle/oci"
 )
 
@@ -122,6 +123,42 @@ func at(t testing.TB, root string, a action, env ...string) result {
 	return r
 }
 
+// below is the directory as the root of an image.
+type below string
+
+func (b below) Lstat(name string) (image.Stat, error) { return HostFiles{}.Lstat(string(b) + name) }
+func (b below) Readlink(name string) (string, error)  { return HostFiles{}.Readlink(string(b) + name) }
+func (b below) ReadDir(name string) ([]string, error) { return HostFiles{}.ReadDir(string(b) + name) }
+func (b below) ReadFile(name string, limit int64) ([]byte, error) {
+	return HostFiles{}.ReadFile(string(b)+name, limit)
+}
+
+// TestScriptsThatDoNotTravel lists those that only the container can read right.
+func TestScriptsThatDoNotTravel(t *testing.T) {
+	const name = "/.singularity.d/env/20-a.sh"
+	travel := func(root string) bool { return len(readScripts(below(root))) > 0 }
+	if root := container(t, scripts(nil)); !travel(root) {
+		t.Error("usual scripts are read inside")
+	}
+	if root := container(t, map[string]string{"/bin/app": ""}); travel(root) {
+		t.Error("scripts from nowhere")
+	}
+	private := container(t, scripts(map[string]string{"20-a.sh": "export A=1\n"}))
+	if err := os.Chmod(private+name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, root := range map[string]string{
+		"a private one": private,
+		"binary":        container(t, scripts(map[string]string{"20-a.sh": "\xff\xfe"})),
+		"huge":          container(t, scripts(map[string]string{"20-a.sh": strings.Repeat("#", maxScripts+1)})),
+		"a directory":   container(t, map[string]string{name + "/x": ""}),
+	} {
+		if travel(root) {
+			t.Errorf("%s travels in the plan", what)
+		}
+	}
+}
+
 // scripts are standardScripts with more, or others, below /.singularity.d/env.
 func scripts(more map[string]string) map[string]string {
 	all := maps.Clone(standardScripts)
@@ -222,9 +259,14 @@ func TestResolveEnvironment(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := action{Kind: Exec, Args: []string{"true"}, Inject: c.inject, NoEval: c.noEval}
-			r := at(t, container(t, scripts(c.scripts)), a, c.host...)
+			root := container(t, scripts(c.scripts))
+			r := at(t, root, a, c.host...)
 			if r.err != nil {
 				t.Fatal(r.err)
+			}
+			a.Scripts = readScripts(below(root))
+			if early := at(t, t.TempDir(), a, c.host...); len(a.Scripts) == 0 || early.err != nil || !slices.Equal(early.environ, r.environ) {
+				t.Errorf("with scripts that travel in the plan: %v %s", early.err, cmp.Diff(r.environ, early.environ))
 			}
 			for name, want := range c.want {
 				got, ok := r.env[name]

@@ -289,16 +289,16 @@ func (s *shell) open(ctx context.Context, name string, flag int, perm os.FileMod
 		name = path.Join(interp.HandlerCtx(ctx).Dir, name)
 	}
 	if content, ok := s.virtual[name]; ok && flag == os.O_RDONLY {
-		return script{bytes.NewReader(content)}, nil
+		return inMemory{bytes.NewReader(content)}, nil
 	}
 	return os.OpenFile(s.root+name, flag, perm)
 }
 
-// script is a file that has been read already.
-type script struct{ *bytes.Reader }
+// inMemory is a file that has been read already.
+type inMemory struct{ *bytes.Reader }
 
-func (script) Write([]byte) (int, error) { return 0, fs.ErrPermission }
-func (script) Close() error              { return nil }
+func (inMemory) Write([]byte) (int, error) { return 0, fs.ErrPermission }
+func (inMemory) Close() error              { return nil }
 
 func (s *shell) stat(_ context.Context, name string, follow bool) (fs.FileInfo, error) {
 	if follow {
