@@ -52,47 +52,62 @@ func (b *blobStore) open(digest string, size int64) (*os.File, bool) {
 	return f, true
 }
 
-// save keeps a large blob, whose content the caller's reader verifies, and
-// returns it opened.
-func (b *blobStore) save(digest string, r io.Reader) (*os.File, error) {
+// save keeps a large blob, whose content the caller's reader verifies. While
+// it comes, grown is told of the file and how many bytes it holds; the file is
+// then the callee's, to close. After an error it is told of no file.
+func (b *blobStore) save(digest string, r io.Reader, grown func(*os.File, int64)) error {
 	if b.dir == "" {
-		return spool(b.tempDir, r)
+		f, err := temporaryFile(b.tempDir)
+		if err == nil {
+			err = copyGrowing(f, r, grown)
+		}
+		if err != nil {
+			grown(nil, 0)
+			f.Close()
+		}
+		return explainSpace(b.tempDir, err)
 	}
 	path := b.path(digest)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
+		return explainSpace(b.dir, err)
 	}
 	n, err := createFile(path, 0o600)
 	if err != nil {
-		return nil, err
+		return explainSpace(b.dir, err)
 	}
-	defer n.Close()
-	if err := copyAll(n.File, r); err != nil {
-		return nil, explainSpace(filepath.Dir(path), err)
+	err = copyGrowing(n.File, r, grown)
+	if err == nil {
+		err = n.commit(true)
 	}
-	if err := n.commit(true); err != nil {
-		return nil, err
-	}
-	return os.Open(path)
-}
-
-// spool copies into a file without a name.
-func spool(dir string, r io.Reader) (*os.File, error) {
-	f, err := temporaryFile(dir)
 	if err != nil {
-		return nil, err
+		grown(nil, 0)
+		n.Close()
 	}
-	if err := copyAll(f, r); err != nil {
-		f.Close()
-		return nil, explainSpace(dir, err)
-	}
-	return f, nil
+	return explainSpace(b.dir, err)
 }
 
-// copyAll copies in large pieces.
-func copyAll(f *os.File, r io.Reader) error {
-	_, err := io.CopyBuffer(struct{ io.Writer }{f}, r, make([]byte, 256<<10))
-	return err
+// copyGrowing copies in large pieces and tells of each.
+func copyGrowing(f *os.File, r io.Reader, grown func(*os.File, int64)) error {
+	buf := make([]byte, 256<<10)
+	for have, written := 0, int64(0); ; {
+		n, readErr := r.Read(buf[have:])
+		have += n
+		if readErr == nil && have < len(buf) {
+			continue
+		}
+		if _, err := f.Write(buf[:have]); err != nil {
+			return err
+		}
+		written += int64(have)
+		have = 0
+		if readErr != nil && readErr != io.EOF {
+			return readErr
+		}
+		grown(f, written)
+		if readErr == io.EOF {
+			return nil
+		}
+	}
 }
 
 // removeDamaged removes a blob that is not what its digest says, and tells

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 // made to fail.
 type testRegistry struct {
 	*httptest.Server
+	inner    http.Handler
 	mu       sync.Mutex
 	requests []string
 	fail     func(w http.ResponseWriter, r *http.Request) bool
@@ -31,14 +33,14 @@ type testRegistry struct {
 func newTestRegistry(t testing.TB) *testRegistry {
 	t.Helper()
 	tr := &testRegistry{}
-	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	tr.inner = ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	tr.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tr.mu.Lock()
 		tr.requests = append(tr.requests, r.Method+" "+r.URL.Path)
 		fail := tr.fail
 		tr.mu.Unlock()
 		if fail == nil || !fail(w, r) {
-			inner.ServeHTTP(w, r)
+			tr.inner.ServeHTTP(w, r)
 		}
 	}))
 	t.Cleanup(tr.Close)
@@ -241,15 +243,21 @@ func TestPullChoosesThePlatform(t *testing.T) {
 func TestPullRetriesABrokenConnection(t *testing.T) {
 	tr := newTestRegistry(t)
 	u := tr.push(t, "me/greet", "1", layout(t, false, greetings(t)))
-	broken := map[string]bool{}
+	var mu sync.Mutex
+	broken := map[string]int{}
 	tr.failWith(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != "GET" || !strings.Contains(r.URL.Path, "/blobs/") || len(broken) >= 2 || broken[r.URL.Path] {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method != "GET" || !strings.Contains(r.URL.Path, "/blobs/") || broken[r.URL.Path] == 2 {
 			return false
 		}
-		broken[r.URL.Path] = true
-		w.Header().Set("Content-Length", "100000")
-		w.WriteHeader(http.StatusOK)
-		_, _ = w.Write([]byte("half")) // and the connection ends
+		broken[r.URL.Path]++
+		whole := httptest.NewRecorder()
+		tr.inner.ServeHTTP(whole, r)
+		body := whole.Body.Bytes()
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		w.WriteHeader(whole.Code)
+		_, _ = w.Write(body[:len(body)/(4-broken[r.URL.Path])]) // and the connection ends
 		return true
 	})
 	dest := filepath.Join(t.TempDir(), "x.sif")
