@@ -66,7 +66,7 @@ type peer struct {
 
 var peers = []peer{
 	{"coracle", func(b *testing.B, image, dir string) func() (time.Duration, int) {
-		dev, err := Mount(dir, image)
+		dev, err := Mount(dir, image, unix.MS_NOSUID|unix.MS_NODEV)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -6,7 +6,7 @@
 //
 //	x init (in the namespaces)             x fuse (outside of them)
 //	--------------------------             ------------------------
-//	dev := Mount(dir, source)
+//	dev := Mount(dir, source, flags)
 //	dev over a socket ------------------>  New(image, config).Serve(dev)
 //	goes on: the first access waits        answers INIT, then everything else
 //	last process of the namespace dies     ENODEV: Serve returns nil
@@ -41,6 +41,9 @@
 // A short answer to READ means "the file ends here" to the kernel, which then
 // shrinks the file. A block that cannot be decoded must fail the request as a
 // whole; the kernel asks again page by page and so reads what is good.
+//
+// go-fuse keeps one name for itself: ".go-fuse-epoll-hack" can be looked up
+// (not listed) in the root.
 //
 // # Not here
 //

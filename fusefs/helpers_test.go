@@ -109,7 +109,7 @@ func mountUntil(t testing.TB, image string, c Config) *mounted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := Mount(dir, image)
+	dev, err := Mount(dir, image, unix.MS_NOSUID|unix.MS_NODEV)
 	if err != nil {
 		t.Fatal(err)
 	}

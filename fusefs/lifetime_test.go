@@ -19,7 +19,7 @@ import (
 // sends the device through descriptor 3, and becomes a shell. Its arguments
 // are the mount point and the shell's script.
 func holderMain() int {
-	dev, err := Mount(os.Args[1], "image")
+	dev, err := Mount(os.Args[1], "image", unix.MS_NODEV)
 	if err == nil {
 		err = unix.Sendmsg(3, []byte{0}, unix.UnixRights(int(dev.Fd())), nil, 0)
 	}
@@ -125,7 +125,7 @@ func TestServerComesTooLate(t *testing.T) {
 	needsFUSE(t)
 	image := smallImage(t)
 	dir := t.TempDir()
-	dev, err := Mount(dir, image)
+	dev, err := Mount(dir, image, unix.MS_NOSUID|unix.MS_NODEV)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestKilledServerGivesErrors(t *testing.T) {
 	needsFUSE(t)
 	image := smallImage(t)
 	dir := t.TempDir()
-	dev, err := Mount(dir, image)
+	dev, err := Mount(dir, image, unix.MS_NOSUID|unix.MS_NODEV)
 	if err != nil {
 		t.Fatal(err)
 	}
