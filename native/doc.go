@@ -18,8 +18,14 @@
 // restores afterwards those that no script has set. So ${FOO:-default} in a
 // script never sees the host's FOO.
 //
-// Host variables reach a script's own commands only through SINGULARITYENV_ and
-// --env, and only those sourced after 99-base.sh.
+// Programs that a script runs therefore have the image's variables alone; those
+// of SINGULARITYENV_ and --env join after 99-base.sh.
+//
+// The embedded interpreter is no dash: see repair for what it gets wrong, and
+// TestEvaluationAgreesWithDash for what has been compared.
+//
+// Environment scripts travel in the plan where nothing mounted can hide them;
+// else, and from sandboxes, they are read inside. Both ways give the same.
 //
 // # Not here
 //

@@ -347,8 +347,8 @@ func TestWritableErrorSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// TestPlanTargetsAreResolved holds for every golden plan: the executor never
-// has to follow a link of the image, and every mount has a place.
+// TestPlanTargetsHavePlaces holds for every golden plan: what a mount needs is
+// there or made, and nothing honours set-user-ID files.
 func TestPlanTargetsHavePlaces(t *testing.T) {
 	for _, c := range planCases() {
 		p, _, err := c.plan()

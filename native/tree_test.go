@@ -84,7 +84,7 @@ func (t tree) ReadDir(name string) ([]string, error) {
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
-// with returns a copy with some files more; "" as content removes.
+// with returns a copy with some files more.
 func (t tree) with(more tree) tree {
 	all := maps.Clone(t)
 	maps.Copy(all, more)
