@@ -78,7 +78,7 @@ type merge struct {
 }
 
 // maxMetadata bounds the memory for names and attributes, by the estimates of
-// charge. An image of three million files fits.
+// charge. An image of two million files fits.
 const maxMetadata = 2 << 30
 
 func (m *merge) charge(bytes int) error {
