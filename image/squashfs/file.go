@@ -9,14 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// indexStep is the number of a file's blocks whose sizes are added up to find
-// one of them; longer files remember where they are every so many.
-const indexStep = 512
+// A block is found by adding up the stored sizes of those before it. Files of
+// more than indexStep blocks remember the sum every so many blocks, or in
+// maxMarks places, so that a hostile image cannot fill memory with them.
+const (
+	indexStep = 512
+	maxMarks  = 4096
+)
 
 // blockIndex lets a read in the middle of a long file start there.
 type blockIndex struct {
+	step  uint64 // blocks
 	mu    sync.Mutex
-	marks []blockMark // one every indexStep blocks, the first for block 0; as far as anybody went
+	marks []blockMark // one every step blocks, the first for block 0; as far as anybody went
 }
 
 // blockMark is a place in a file's list of block sizes.
@@ -116,15 +121,16 @@ func (r *Reader) openBlocks(in *Inode, i uint64) (metadataCursor, uint64, error)
 	mark := blockMark{tail: in.tail, pos: in.blocksStart}
 	if in.index != nil {
 		var err error
-		if mark, err = r.mark(in, i/indexStep); err != nil {
+		if mark, err = r.mark(in, i/in.index.step); err != nil {
 			return metadataCursor{}, 0, err
 		}
+		i %= in.index.step
 	}
 	c, err := r.openMetadata(mark.tail.pos, r.inodeEnd, mark.tail.off)
 	if err != nil {
 		return metadataCursor{}, 0, err
 	}
-	sum, err := c.sumBlocks(int(i % indexStep))
+	sum, err := c.sumBlocks(int(i))
 	if err != nil {
 		c.close()
 		return metadataCursor{}, 0, err
@@ -174,7 +180,7 @@ func (r *Reader) mark(in *Inode, i uint64) (blockMark, error) {
 	}
 	defer c.close()
 	for uint64(len(x.marks)) <= i {
-		sum, err := c.sumBlocks(indexStep)
+		sum, err := c.sumBlocks(int(x.step))
 		if err != nil {
 			return blockMark{}, err
 		}

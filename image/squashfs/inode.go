@@ -206,7 +206,7 @@ func (r *Reader) checkFile(in *Inode) error {
 		return corrupt("file content at %d", in.blocksStart)
 	}
 	if in.blockCount > indexStep {
-		in.index = &blockIndex{}
+		in.index = &blockIndex{step: max(indexStep, in.blockCount/maxMarks+1)}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package squashfs_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -214,10 +215,8 @@ func TestReaderFS(t *testing.T) {
 	}
 }
 
-// TestReaderRandomAccess reads pieces at random from several goroutines.
-func TestReaderRandomAccess(t *testing.T) {
-	needs(t, "mksquashfs")
-	dir := t.TempDir()
+// mixedContent has text, holes and what does not compress.
+func mixedContent() []byte {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var content []byte
 	for len(content) < 9<<20+1234 { // with 4 KiB blocks: several marks of the index
@@ -225,43 +224,82 @@ func TestReaderRandomAccess(t *testing.T) {
 		content = append(content, make([]byte, 20000)...)
 		content = append(content, noise(rnd, 10000)...)
 	}
+	return content
+}
+
+func TestReaderRandomAccess(t *testing.T) {
+	content := mixedContent()
+	for _, o := range []squashfs.WriterOptions{
+		{Compression: squashfs.Gzip, Level: 1, BlockSize: 4 << 10},
+		{Compression: squashfs.Zstd, Level: 1, BlockSize: 128 << 10},
+	} {
+		img := writeImage(t, o, func(w *squashfs.Writer) *squashfs.Node {
+			return writeDirNode(map[string]*squashfs.Node{"f": writeFileNode(t, w, content)})
+		})
+		r, err := squashfs.NewReader(bytes.NewReader(img), int64(len(img)), squashfs.ReaderOptions{CacheBytes: 2 << 20, ReadAhead: true})
+		must(t, err)
+		randomAccess(t, r, content)
+	}
+}
+
+func TestReaderRandomAccessToMksquashfsImages(t *testing.T) {
+	needs(t, "mksquashfs")
+	dir, content := t.TempDir(), mixedContent()
 	must(t, os.WriteFile(filepath.Join(dir, "f"), content, 0o644))
-	for _, options := range []string{"-b 4K -comp gzip", "-b 128K -comp zstd", "-b 1M -comp lz4 -no-fragments"} {
-		r := openImage(t, mksquashfs(t, dir, strings.Fields(options)...), squashfs.ReaderOptions{CacheBytes: 2 << 20, ReadAhead: true})
-		root, err := r.Inode(r.Root())
-		must(t, err)
-		d, err := r.Lookup(root, "f")
-		must(t, err)
-		var wait sync.WaitGroup
-		for g := range 4 {
-			wait.Go(func() {
-				in, err := r.Inode(d.Ref)
-				if err != nil {
-					t.Error(err)
+	for _, options := range []string{"-b 4K -comp gzip -Xcompression-level 1", "-b 1M -comp lz4 -no-fragments"} {
+		img := mksquashfs(t, dir, strings.Fields(options)...)
+		randomAccess(t, openImage(t, img, squashfs.ReaderOptions{CacheBytes: 2 << 20, ReadAhead: true}), content)
+	}
+}
+
+// randomAccess reads pieces of the file f from several goroutines.
+func randomAccess(t *testing.T, r *squashfs.Reader, content []byte) {
+	t.Helper()
+	root, err := r.Inode(r.Root())
+	must(t, err)
+	d, err := r.Lookup(root, "f")
+	must(t, err)
+	in, err := r.Inode(d.Ref)
+	must(t, err)
+	var wait sync.WaitGroup
+	for g := range 4 {
+		wait.Go(func() {
+			rnd := rand.New(rand.NewPCG(5, uint64(g)))
+			p := make([]byte, 3<<20)
+			off := 0
+			for i := range 300 {
+				size := rnd.IntN(1 << rnd.IntN(21))
+				switch i / 10 % 3 {
+				case 0: // anywhere
+					off = rnd.IntN(len(content) + 100)
+				case 1: // on pages, as the kernel
+					off, size = rnd.IntN(len(content))&^4095, size&^4095
+				} // else on from the last
+				if !readPiece(t, r, in, content, p[:size], off) {
 					return
 				}
-				rnd := rand.New(rand.NewPCG(5, uint64(g)))
-				p := make([]byte, 3<<20)
-				for i := range 300 {
-					off := rnd.IntN(len(content) + 100)
-					size := rnd.IntN(1 << rnd.IntN(21))
-					if i%3 == 0 {
-						off, size = off&^4095, size&^4095
-					}
-					n, err := r.ReadAt(in, p[:size], int64(off))
-					want := content[min(off, len(content)):min(off+size, len(content))]
-					if n != len(want) || string(p[:n]) != string(want) {
-						t.Errorf("%s: read %d bytes at %d: got %d other ones, %v", options, size, off, n, err)
-						return
-					}
-					if atEnd := off+size > len(content) || off == len(content); atEnd != (err == io.EOF) {
-						t.Errorf("%s: read %d bytes at %d of %d: %v", options, size, off, len(content), err)
-					}
-				}
-			})
-		}
-		wait.Wait()
+				off += size
+			}
+		})
 	}
+	wait.Wait()
+}
+
+// readPiece reads and compares with the content.
+func readPiece(t *testing.T, r *squashfs.Reader, in *squashfs.Inode, content, p []byte, off int) bool {
+	t.Helper()
+	n, err := r.ReadAt(in, p, int64(off))
+	end := off + len(p)
+	want := content[min(off, len(content)):min(end, len(content))]
+	if string(p[:n]) != string(want) {
+		t.Errorf("read %d bytes at %d: got %d other ones, %v", len(p), off, n, err)
+		return false
+	}
+	if atEnd := end > len(content) || off >= len(content); atEnd != (err == io.EOF) {
+		t.Errorf("read %d bytes at %d of %d: %v", len(p), off, len(content), err)
+		return false
+	}
+	return true
 }
 
 func TestReaderMisuse(t *testing.T) {

@@ -60,22 +60,22 @@ func (r *Reader) readXattrs(index uint32) ([]Xattr, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, x)
+		if x.Name != "" {
+			list = append(list, x)
+		}
 	}
 	return list, nil
 }
 
 // readXattr reads a name and its value and takes what they weigh from budget.
+// The name is empty where its prefix is unknown: as the kernel, we pass over
+// attributes of kinds that came later.
 func (r *Reader) readXattr(c *metadataCursor, budget *int) (Xattr, error) {
 	p, err := c.take(4)
 	if err != nil {
 		return Xattr{}, err
 	}
 	kind, size := binary.LittleEndian.Uint16(p), int(binary.LittleEndian.Uint16(p[2:]))
-	prefix := int(kind & xattrPrefixMask)
-	if prefix >= len(xattrPrefixes) {
-		return Xattr{}, corrupt("attribute prefix %d", prefix)
-	}
 	if size == 0 || size > 255 { // XATTR_NAME_MAX
 		return Xattr{}, corrupt("attribute name of %d bytes", size)
 	}
@@ -83,7 +83,10 @@ func (r *Reader) readXattr(c *metadataCursor, budget *int) (Xattr, error) {
 	if err := c.read(suffix[:size]); err != nil {
 		return Xattr{}, err
 	}
-	x := Xattr{Name: xattrPrefixes[prefix] + string(suffix[:size])}
+	var x Xattr
+	if prefix := int(kind & xattrPrefixMask); prefix < len(xattrPrefixes) {
+		x.Name = xattrPrefixes[prefix] + string(suffix[:size])
+	}
 	*budget -= len(x.Name) + 48 // what an Xattr takes besides
 	if kind&xattrOutOfLine != 0 {
 		x.Value, err = r.readDistantValue(c, budget)
