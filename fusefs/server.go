@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -89,7 +90,7 @@ const maxRequest = 1 << 20
 //
 // Runs in: x fuse, outside of the mount namespace that holds the mount.
 func (s *Server) Serve(dev int) error {
-	debug.SetGCPercent(collectPercent)
+	collectLater()
 	// os.OpenFile leaves descriptors that can be polled non-blocking; our
 	// readers wait in read(2).
 	if err := unix.SetNonblock(dev, false); err != nil {
@@ -105,6 +106,18 @@ func (s *Server) Serve(dev int) error {
 	}
 	server.Serve()
 	return nil
+}
+
+// collectLater keeps the collector out of a container's start, when the heap is
+// so small that Go would collect it several times (measured: 2 ms of 15).
+func collectLater() {
+	const whileStarting = 24 << 20 // bytes of heap at which it collects all the same
+	debug.SetGCPercent(-1)
+	before := debug.SetMemoryLimit(whileStarting)
+	time.AfterFunc(time.Second, func() {
+		debug.SetGCPercent(collectPercent)
+		debug.SetMemoryLimit(before)
+	})
 }
 
 func (s *Server) options() *fuse.MountOptions {
