@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -119,6 +120,7 @@ type container struct {
 	ended   chan struct{} // closed when a PID 1 that stays has said all
 	last    *uint32       // the payload's wait status, told by PID 1; after ended
 	watched chan struct{} // closed when the end of x fuse was seen
+	closing atomic.Bool   // the caller itself has shut the socket to the keeper
 }
 
 // close lets the keeper know that the container may go on without us; one that
@@ -128,10 +130,16 @@ func (c *container) close(ctx context.Context) {
 	if c.serve == nil {
 		return
 	}
+	c.closing.Store(true)
+	fd := int(c.serve.Fd())
 	if ctx.Err() == nil {
-		unix.Sendto(int(c.serve.Fd()), []byte{released}, unix.MSG_NOSIGNAL, nil)
+		unix.Sendto(fd, []byte{released}, unix.MSG_NOSIGNAL, nil)
 	}
-	c.serve.Close()
+	// Not closed while watchFUSE may read from its number.
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	if c.watched == nil {
+		c.serve.Close()
+	}
 	// It ends with the last process of the container, mostly before we know
 	// of that. A zombie would stay where nobody adopts: a container whose PID
 	// 1 does not wait.
@@ -210,8 +218,9 @@ func (c *container) status(raw unix.WaitStatus) Status {
 func (c *container) watchFUSE() {
 	c.watched = make(chan struct{})
 	go func() {
+		defer c.serve.Close()
 		defer close(c.watched)
-		if err := c.fuseError(); err != nil {
+		if err := c.fuseError(); err != nil && !c.closing.Load() {
 			c.log.Error(fmt.Sprintf("the image's file system is gone: %v; the payload gets I/O errors", err))
 		}
 	}()

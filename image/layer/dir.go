@@ -185,7 +185,7 @@ func (w *dirWalk) open(dir *os.File, name, path string, st *unix.Stat_t) (*squas
 	// The kernel may refuse the advice; it is no more than that.
 	_ = unix.Fadvise(fd, 0, min(st.Size, 8<<20), unix.FADV_WILLNEED)
 	select {
-	case w.found <- foundFile{f: f, e: &entry{node: n, size: st.Size}}:
+	case w.found <- foundFile{f: f, e: &entry{name: path, node: n, size: st.Size}}:
 		return n, nil
 	case <-w.ctx.Done():
 		f.Close()

@@ -152,7 +152,11 @@ func (m *merge) keep(c *changes, e *entry, content io.Reader, upper *cover) erro
 
 func (m *merge) storeContent(e *entry, content io.Reader) error {
 	r := &sourceReader{r: content}
-	data, err := m.store.WriteData(r, e.size)
+	write := m.store.WriteData
+	if plain, ok := m.store.(plainStore); ok && readAtEachStart(e.name, e.size) {
+		write = plain.WritePlain
+	}
+	data, err := write(r, e.size)
 	if r.err != nil {
 		return r.err // the cause, whatever the store made of it
 	}

@@ -7,6 +7,7 @@ type Data struct {
 	writer *Writer
 	size   int64  // bytes
 	sparse uint64 // bytes of zero blocks, which are not stored
+	plain  bool   // blocks are stored uncompressed
 
 	// For finding duplicates.
 	sums []uint64 // of the blocks, or of the content of a small file

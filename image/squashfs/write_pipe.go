@@ -39,6 +39,7 @@ type writeBlock struct {
 	err    error
 	ready  chan struct{} // holds a token once packed, size and err are set
 
+	plain    bool           // not to be compressed
 	data     *Data          // whose block it is, or
 	index    int64          // its number in the file
 	fragment *writeFragment // what it is
@@ -89,7 +90,7 @@ func (p *writePipe) put(b *writeBlock) { p.free <- b }
 func (p *writePipe) submit(b *writeBlock, d *Data, index int64) {
 	p.submitted++
 	d.seq = p.submitted
-	b.data, b.index, b.fragment = d, index, nil
+	b.data, b.index, b.fragment, b.plain = d, index, nil, d.plain
 	p.order <- b
 	p.jobs <- b
 }
@@ -98,7 +99,7 @@ func (p *writePipe) submit(b *writeBlock, d *Data, index int64) {
 func (p *writePipe) submitFragment(b *writeBlock, f *writeFragment) {
 	p.submitted++
 	f.seq = p.submitted
-	b.data, b.fragment = nil, f
+	b.data, b.fragment, b.plain = nil, f, false
 	p.order <- b
 	p.jobs <- b
 }
@@ -106,7 +107,11 @@ func (p *writePipe) submitFragment(b *writeBlock, f *writeFragment) {
 // Runs in: one goroutine per compressor.
 func (p *writePipe) work(c writeCompressor) {
 	for b := range p.jobs {
-		b.packed, b.size, b.err = packData(c, b.packed, b.raw)
+		if b.plain {
+			b.size, b.err = uint32(len(b.raw))|dataUncompressed, nil
+		} else {
+			b.packed, b.size, b.err = packData(c, b.packed, b.raw)
+		}
 		b.ready <- struct{}{}
 	}
 }

@@ -39,6 +39,7 @@ type Writer struct {
 	dedupe    writeDedupe
 	fragments writeFragments
 	small     []byte // scratch for the content of a small file
+	plain     bool   // the file being written is not to be compressed
 
 	dropped  map[string]bool // names of extended attributes that were not stored
 	finished bool
@@ -118,6 +119,16 @@ func (w *Writer) WriteData(r io.Reader, size int64) (*Data, error) {
 	return d, nil
 }
 
+// WritePlain is WriteData without compression, for what is read each time an
+// image is used: blocks that need no decoding come straight out of the page
+// cache. Files smaller than a block are packed with others and are compressed all
+// the same.
+func (w *Writer) WritePlain(r io.Reader, size int64) (*Data, error) {
+	w.plain = true
+	defer func() { w.plain = false }()
+	return w.WriteData(r, size)
+}
+
 var errWriterFinished = errors.New("write squashfs: already finished")
 
 func (w *Writer) writeData(r io.Reader, size int64) (*Data, error) {
@@ -127,7 +138,7 @@ func (w *Writer) writeData(r io.Reader, size int64) (*Data, error) {
 	if err := w.pipe.failed(); err != nil {
 		return nil, err
 	}
-	f := writeFile{w: w, d: &Data{writer: w, size: size, fragment: noFragment}}
+	f := writeFile{w: w, d: &Data{writer: w, size: size, plain: w.plain, fragment: noFragment}}
 	if size < int64(w.options.BlockSize) {
 		content := w.small[:size]
 		if err := readWhole(r, content, 0, size); err != nil {
