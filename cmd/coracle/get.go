@@ -53,6 +53,8 @@ func (c *pullCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer bar.done()
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	return image.Pull(ctx, uri, filepath.Join(c.Dir, dest), options)
 }
 
@@ -72,6 +74,8 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer bar.done()
 	options.Sandbox = c.Sandbox
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	a.log.Info("Starting build...")
 	if err := image.Build(ctx, c.Dest, c.Spec, options); err != nil {
 		return err
@@ -89,6 +93,8 @@ func (a *app) fetch(ctx context.Context, uri image.URI, disableCache, noHTTPS bo
 		return "", nil, err
 	}
 	defer bar.done()
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	if options.Cache != nil {
 		path, err = options.Cache.Get(ctx, uri, options.PullOptions)
 		return path, nil, err

@@ -119,11 +119,15 @@ func (a *app) main(args []string) error {
 		return err
 	}
 	a.configure(globals)
+	return cmd.Run(context.Background(), a)
+}
+
+// interruptible returns a context that a signal ends, for work that has to clean
+// up after itself. A running container gets its signals itself.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	// A signal that was ignored before us stays so (nohup).
 	signals := slices.DeleteFunc([]os.Signal{syscall.SIGTERM, syscall.SIGHUP, os.Interrupt}, signal.Ignored)
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	defer stop()
-	return cmd.Run(ctx, a)
+	return signal.NotifyContext(ctx, signals...)
 }
 
 // splitCommand separates the global flags in front of the command word, in

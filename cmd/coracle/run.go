@@ -139,6 +139,8 @@ func (r *action) unpack(ctx context.Context, a *app, why string) error {
 	if r.NoTmpSandbox {
 		return fmt.Errorf("unpacking the image to a temporary sandbox is needed (%s), but --no-tmp-sandbox forbids it", why)
 	}
+	ctx, stop := interruptible(ctx)
+	defer stop()
 	sandbox, err := image.TempSandbox(ctx, r.img, a.tempDir(), a.log)
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (r *action) run(ctx context.Context, a *app, plan *oci.Plan, kind native.Ki
 	for {
 		runtime := &oci.Runtime{Log: a.log, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Image: r.img.File()}
 		// Signals are the payload's from here on: they do not end the context.
-		status, err := runtime.Run(context.WithoutCancel(ctx), plan)
+		status, err := runtime.Run(ctx, plan)
 		var noFUSE *oci.FUSEError
 		var noHelper *userns.HelperError
 		switch {
