@@ -380,7 +380,7 @@ func (s *resolution) applyUserPath(ctx context.Context) error {
 // restore makes the payload's environment: what scripts have exported, and
 // those of the host's variables that none has set.
 func (s *resolution) restore() map[string]string {
-	vars := map[string]string{}
+	var vars map[string]string
 	if s.started {
 		vars = exported(environment(s.runner.Vars))
 	} else {

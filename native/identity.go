@@ -112,7 +112,7 @@ func hasGroup(template []byte, g Group) bool {
 
 // field takes out of s what would end a field or a line of a user database.
 func field(s string) string {
-	if strings.IndexAny(s, ":\n\r\x00") < 0 {
+	if !strings.ContainsAny(s, ":\n\r\x00") {
 		return s
 	}
 	return strings.NewReplacer(":", "", "\n", "", "\r", "", "\x00", "").Replace(s)

@@ -53,9 +53,8 @@ type fileID struct{ dev, ino uint64 }
 
 // foundFile is a file to be stored.
 type foundFile struct {
-	f    *os.File
-	e    *entry
-	size int64
+	f *os.File
+	e *entry
 }
 
 // storeFound stores files until there are no more. After an error it cancels

@@ -186,7 +186,7 @@ func node(h *tar.Header) (*squashfs.Node, error) {
 	}
 	n.UID, n.GID = uint32(h.Uid), uint32(h.Gid)
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse: // archive/tar turns the old TypeRegA into TypeReg
 		n.Mode |= unix.S_IFREG
 		if h.Size < 0 || h.Size > maxFileSize {
 			return nil, fmt.Errorf("size of %d bytes", h.Size)

@@ -116,7 +116,8 @@ func (c *blockCache) discard(b *block) {
 func (c *blockCache) wait(b *block) (*block, error) {
 	if !b.loaded.Load() {
 		b.loading.Lock()
-		b.loading.Unlock() //nolint:staticcheck // the decoder held it
+		//lint:ignore SA2001 the decoder held it, and that is all
+		b.loading.Unlock()
 	}
 	if err := b.err; err != nil {
 		c.release(b)

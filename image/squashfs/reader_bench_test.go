@@ -2,8 +2,9 @@ package squashfs_test
 
 import (
 	"io/fs"
+	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,9 +16,13 @@ import (
 // benchmarkImage is an image of the Go distribution's sources: texts and a few programs.
 func benchmarkImage(b *testing.B, args ...string) (*squashfs.Reader, []*squashfs.Inode) {
 	b.Helper()
-	r := openImage(b, mksquashfs(b, filepath.Join(runtime.GOROOT(), "src", "cmd"), args...), squashfs.ReaderOptions{ReadAhead: true})
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := openImage(b, mksquashfs(b, filepath.Join(strings.TrimSpace(string(root)), "src", "cmd"), args...), squashfs.ReaderOptions{ReadAhead: true})
 	var files []*squashfs.Inode
-	err := fs.WalkDir(r.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(r.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}

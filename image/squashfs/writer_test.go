@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -207,5 +208,36 @@ func TestWriterStoresDuplicatesOnce(t *testing.T) {
 		"a": static(1, 9*block+4000), "b": static(1, 9*block+4000), "c": static(1, 9*block+4000)}))
 	if len(twice) != len(once) {
 		t.Errorf("image with duplicates has %d bytes, without %d", len(twice), len(once))
+	}
+}
+
+func TestWriterStoresPlainContentAsItIs(t *testing.T) {
+	const blockSize = 128 << 10
+	content := prose(1, 5*blockSize+100)
+	for _, twice := range []bool{false, true} {
+		image := writeImage(t, squashfs.WriterOptions{}, func(w *squashfs.Writer) *squashfs.Node {
+			children := map[string]*squashfs.Node{}
+			if twice { // a compressed duplicate that came before is shared
+				children["before"] = writeFileNode(t, w, content)
+			}
+			data, err := w.WritePlain(bytes.NewReader(content), int64(len(content)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			children["plain"] = &squashfs.Node{Mode: unix.S_IFREG | 0o644, Data: data}
+			children["after"] = writeFileNode(t, w, prose(2, 3*blockSize))
+			return writeDirNode(children)
+		})
+		r, err := squashfs.NewReader(bytes.NewReader(image), int64(len(image)), squashfs.ReaderOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := fs.ReadFile(r.FS(), "plain")
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("twice=%v: plain content differs (%v)", twice, err)
+		}
+		if stored := bytes.Contains(image, content[:5*blockSize]); stored == twice {
+			t.Errorf("twice=%v: content stands in the image uncompressed: %v", twice, stored)
+		}
 	}
 }

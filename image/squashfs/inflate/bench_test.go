@@ -6,8 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,13 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// goroot is the Go distribution's directory.
+func goroot(b *testing.B) string {
+	b.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // realBlocks compresses what lies in a tree of programs, data and texts, in
 // blocks of 128 KiB, as mksquashfs would.
 func realBlocks(b *testing.B) (blocks [][]byte, size int64) {
 	b.Helper()
 	const block, total = 128 << 10, 24 << 20
 	var tar bytes.Buffer
-	for _, root := range []string{"/usr/lib/python3", "/usr/share/perl", "/usr/bin", runtime.GOROOT() + "/src", runtime.GOROOT() + "/bin"} {
+	for _, root := range []string{"/usr/lib/python3", "/usr/share/perl", "/usr/bin", goroot(b) + "/src", goroot(b) + "/bin"} {
 		limit := tar.Len() + total/5
 		filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
