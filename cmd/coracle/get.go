@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -73,7 +74,7 @@ func (c *buildCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer bar.done()
-	options.Sandbox = c.Sandbox
+	options.Sandbox, options.Owners = c.Sandbox, os.Geteuid() == 0
 	ctx, stop := interruptible(ctx)
 	defer stop()
 	a.log.Info("Starting build...")

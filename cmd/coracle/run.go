@@ -234,6 +234,7 @@ func (c *actionFlags) options(a *app) (native.Options, error) {
 		CleanEnv: c.CleanEnv, Env: c.Env, NoEval: c.NoEval,
 		Fakeroot: c.Fakeroot, Userns: c.Userns, PID: c.PID, NoPID: c.NoPID, NoInit: c.NoInit, IPC: c.IPC, UTS: c.UTS,
 		Hostname: c.Hostname, Net: c.Net, Network: c.Network, Cwd: c.Cwd, NoUmask: c.NoUmask, Shell: c.shell,
+		DNS: c.DNS, App: c.App, NoCompat: c.NoCompat, AllowSetuid: c.AllowSetuid,
 		KeepPrivs: c.KeepPrivs, NoPrivs: c.NoPrivs, AddCaps: c.AddCaps, DropCaps: c.DropCaps,
 	}
 	for _, name := range c.EnvFile {
