@@ -400,13 +400,18 @@ func (x *extraction) setXattrs(fd int, in *squashfs.Inode) error {
 	return nil
 }
 
+// warn says once what could not be made.
 func (x *extraction) warn() {
 	if x.options.Log == nil {
 		return
 	}
-	d, a, o := x.devices.Load(), x.xattrs.Load(), x.ownerErr.Load()
-	if d+a+o > 0 {
-		x.options.Log.Warn("could not make all of the image's files as they are",
-			"device nodes left out", d, "extended attributes left out", a, "owners not set", o)
+	if n := x.devices.Load(); n > 0 {
+		x.options.Log.Warn(fmt.Sprintf("left out %d device nodes, which only root can make", n))
+	}
+	if n := x.xattrs.Load(); n > 0 {
+		x.options.Log.Warn(fmt.Sprintf("left out %d extended attributes that cannot be set here", n))
+	}
+	if n := x.ownerErr.Load(); n > 0 {
+		x.options.Log.Warn(fmt.Sprintf("could not set the owners of %d files", n))
 	}
 }
