@@ -30,6 +30,15 @@ func needs(t testing.TB, program string) {
 	}
 }
 
+// needsRoot skips in strict mode too: the gate runs the tests as root as well as
+// as users.
+func needsRoot(t testing.TB, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("needs root, %s", why)
+	}
+}
+
 func lacks(t testing.TB, need string) {
 	t.Helper()
 	if os.Getenv("CORACLE_TEST_STRICT") == "1" {

@@ -99,9 +99,7 @@ func TestReaderReadsTar2sqfs(t *testing.T) {
 
 // TestReaderAgreesWithKernel compares with a loop mount.
 func TestReaderAgreesWithKernel(t *testing.T) {
-	if os.Geteuid() != 0 {
-		lacks(t, "root, to mount")
-	}
+	needsRoot(t, "to mount")
 	needs(t, "mount")
 	dir := sourceTree(t)
 	for _, options := range []string{"-comp zstd -Xcompression-level 1", "-comp gzip -b 8K -Xcompression-level 1"} {

@@ -271,9 +271,7 @@ func checkNumbers(t *testing.T, r *squashfs.Reader) {
 
 func TestWriterTreeExtractedByUnsquashfs(t *testing.T) {
 	needs(t, "unsquashfs")
-	if os.Geteuid() != 0 {
-		lacks(t, "root, to own files")
-	}
+	needsRoot(t, "to own files")
 	for name, o := range writerOptions {
 		t.Run(name, func(t *testing.T) {
 			image, want := writeTree(t, o, func(b *treeWriter) *squashfs.Node {
@@ -301,9 +299,7 @@ func TestWriterTreeExtractedByUnsquashfs(t *testing.T) {
 func mount(t *testing.T, image string) string {
 	t.Helper()
 	needs(t, "mount")
-	if os.Geteuid() != 0 {
-		lacks(t, "root, to mount")
-	}
+	needsRoot(t, "to mount")
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "squashfs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
 		for _, reason := range []string{"permission denied", "not permitted", "loop device", "unknown filesystem"} {
