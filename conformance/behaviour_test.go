@@ -108,6 +108,10 @@ func TestBehavesAsPeers(t *testing.T) {
 			got := do(t, ours, images[key]["coracle"], b)
 			for _, e := range others {
 				want := do(t, e, images[key][e.name], b)
+				for tries := 0; tries < 2 && got != want && b.deviation == ""; tries++ {
+					// podman 4.3 loses the output of a short program now and then.
+					want = do(t, e, images[key][e.name], b)
+				}
 				switch {
 				case got == want && b.deviation != "":
 					t.Errorf("behaves as %s now (%v), but is listed as a deviation: %s", e.name, got, b.deviation)
