@@ -141,11 +141,12 @@ func (r *action) unpack(ctx context.Context, a *app, why string) error {
 	}
 	ctx, stop := interruptible(ctx)
 	defer stop()
+	a.log.Info(fmt.Sprintf("Unpacking the image (%s compressed) to a temporary directory in %s: %s",
+		mebibytes(r.img.Size), a.tempDir(), why))
 	sandbox, err := image.TempSandbox(ctx, r.img, a.tempDir(), a.log)
 	if err != nil {
 		return err
 	}
-	a.log.Info(fmt.Sprintf("Unpacked the image to %s: %s", sandbox.Dir, why))
 	r.name, r.sandbox = r.img.Path, sandbox
 	img, err := image.Open(sandbox.Dir)
 	if err != nil {
@@ -185,7 +186,8 @@ func (r *action) run(ctx context.Context, a *app, plan *oci.Plan, kind native.Ki
 		var noHelper *userns.HelperError
 		switch {
 		case errors.As(err, &noFUSE) && r.sandbox == nil:
-			err = r.unpack(ctx, a, noFUSE.Error())
+			err = r.unpack(ctx, a, noFUSE.Error()+
+				"; with an outer container's --device /dev/fuse it would be mounted (coracle doctor tells more)")
 		case errors.As(err, &noHelper) && !r.oneID:
 			a.log.Info(fmt.Sprintf("--fakeroot goes on with a single id: %v", err))
 			r.oneID, err = true, nil
