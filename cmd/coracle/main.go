@@ -114,6 +114,9 @@ func (a *app) main(args []string) error {
 		return err
 	}
 	cmd := entry.new()
+	if v, ok := cmd.(*versionCmd); ok && len(front)+len(rest) == 0 {
+		return v.Run(context.Background(), a) // asked often, by scripts: spared the flag parser
+	}
 	globals, err := a.parse(entry, cmd, append(front, rest...))
 	if err != nil {
 		return err
