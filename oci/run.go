@@ -135,11 +135,13 @@ func (c *container) close(ctx context.Context) {
 	if ctx.Err() == nil {
 		unix.Sendto(fd, []byte{released}, unix.MSG_NOSIGNAL, nil)
 	}
-	// Not closed while watchFUSE may read from its number.
+	// Closed by nobody else, and not while watchFUSE reads from its number: the
+	// shutdown ends that read.
 	unix.Shutdown(fd, unix.SHUT_RDWR)
-	if c.watched == nil {
-		c.serve.Close()
+	if c.watched != nil {
+		<-c.watched
 	}
+	c.serve.Close()
 	// It ends with the last process of the container, mostly before we know
 	// of that. A zombie would stay where nobody adopts: a container whose PID
 	// 1 does not wait.
@@ -218,7 +220,6 @@ func (c *container) status(raw unix.WaitStatus) Status {
 func (c *container) watchFUSE() {
 	c.watched = make(chan struct{})
 	go func() {
-		defer c.serve.Close()
 		defer close(c.watched)
 		if err := c.fuseError(); err != nil && !c.closing.Load() {
 			c.log.Error(fmt.Sprintf("the image's file system is gone: %v; the payload gets I/O errors", err))
